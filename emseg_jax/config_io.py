@@ -1,0 +1,273 @@
+"""Reading, overriding, checking and writing configurations.
+
+A configuration comes from a Python file with `get_config(arg) -> Config`
+(`configs/pmcanet.py:isbi2012`), from the short name of a shipped one (`pmcanet:isbi2012`), or from
+the JSON that every work directory holds. Overrides are `section.field=value` strings, applied by
+dotted path before validation; a value is JSON where it parses as JSON, else a string.
+"""
+
+import difflib
+import importlib.util
+import json
+import os
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from emseg_jax.config import Config
+from emseg_jax.errors import ConfigError, OutputError
+
+__all__ = [
+  'apply_overrides',
+  'differences',
+  'from_json',
+  'load',
+  'nearest',
+  'shipped',
+  'to_json',
+  'write_text',
+]
+
+# Fields that may change when a work directory is used again: none of them changes what is learnt.
+FREE_FIELDS = (
+  'data.cache_gb',
+  'data.prefetch',
+  'data.threads',
+  'eval.checkpoint',
+  'eval.split',
+  'mesh',
+  'predict.batch_size',
+  'predict.probabilities',
+  'run',
+  'task.colours',
+  'train.checkpoint_every',
+  'train.keep',
+  'train.log_every',
+)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+  """Returns "; did you mean X?" for the closest known name, or nothing."""
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  return f'; did you mean {close[0]}?' if close else ''
+
+
+def shipped() -> dict[str, Path]:
+  """Returns the configuration files that come with the package, by short name."""
+  package = Path(__file__).parent
+  folders = (package / 'configs', package.parent / 'configs')  # installed, checkout
+  folder = next((f for f in folders if f.is_dir()), None)
+  files = sorted(folder.glob('*.py')) if folder else []
+  return {f.stem: f for f in files if f.stem != '__init__'}
+
+
+def load(spec: str) -> Config:
+  """Loads `path.py[:arg]`, `path.json`, or the short name of a shipped configuration `name[:arg]`.
+
+  Raises:
+    ConfigError: the file is missing, is not a configuration, or holds an impossible value.
+  """
+  if spec.endswith('.json'):
+    return from_json(Path(spec))
+  name, _, arg = spec.partition(':')
+  known = shipped()
+  path = Path(name) if name.endswith('.py') else known.get(name)
+  if path is None or not path.is_file():
+    raise ConfigError(
+      f'--config={spec}: no such configuration{nearest(name, list(known))} '
+      f'(a .py or .json file, or one of: {", ".join(known)})'
+    )
+  return _run_config_file(path, arg)
+
+
+def _run_config_file(path: Path, arg: str) -> Config:
+  module_spec = importlib.util.spec_from_file_location(f'emseg_config_{path.stem}', path)
+  if module_spec is None or module_spec.loader is None:
+    raise ConfigError(f'{path}: not a Python file')
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    module_spec.loader.exec_module(module)
+  except (SyntaxError, ImportError, NameError) as error:
+    raise ConfigError(f'{path}: cannot be read as a configuration: {error}') from error
+  get_config = getattr(module, 'get_config', None)
+  if get_config is None:
+    raise ConfigError(f'{path}: has no function get_config(arg)')
+  try:
+    config = get_config(arg) if arg else get_config()
+  except pydantic.ValidationError as error:
+    raise ConfigError(f'{path}: {describe(error)}') from error
+  if not isinstance(config, Config):
+    raise ConfigError(f'{path}: get_config returned {type(config).__name__}, not a Config')
+  return config
+
+
+def from_json(path: Path) -> Config:
+  """Reads a configuration written by `to_json`.
+
+  Raises:
+    ConfigError: the file is missing, not JSON, or not a valid configuration.
+  """
+  try:
+    raw = json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise ConfigError(f'{path}: no such file') from error
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{path}: is not a JSON configuration ({error})') from error
+  try:
+    return Config.model_validate(raw)
+  except pydantic.ValidationError as error:
+    raise ConfigError(f'{path}: {describe(error)}') from error
+
+
+def to_json(config: Config) -> str:
+  """Returns the complete JSON form, every default included; `from_json` reads it back."""
+  return json.dumps(config.model_dump(mode='json'), indent=2, sort_keys=True) + '\n'
+
+
+def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
+  """Applies `section.field=value` strings in order and validates the result.
+
+  `model.options` is an open dictionary; its keys are checked against the network by
+  `models.create_model`. Elements of lists are addressed by index (`data.train.0.images=DIR`).
+
+  Raises:
+    ConfigError: a path names no field or a value is not allowed.
+  """
+  raw = config.model_dump()
+  for override in overrides:
+    path, separator, text = override.partition('=')
+    if not separator:
+      raise ConfigError(f'--config.{override}: needs a value, as in --config.{override}=VALUE')
+    _set(raw, path, _parse(text))
+  try:
+    return Config.model_validate(raw)
+  except pydantic.ValidationError as error:
+    raise ConfigError(describe(error)) from error
+
+
+def _parse(text: str) -> Any:
+  lowered = text.strip().lower()
+  if lowered in ('none', 'null'):
+    return None
+  if lowered in ('true', 'false'):
+    return lowered == 'true'
+  candidate = text.strip()
+  if candidate.startswith('(') and candidate.endswith(')'):
+    candidate = f'[{candidate[1:-1].rstrip(",")}]'
+  try:
+    return json.loads(candidate)
+  except ValueError:
+    return text
+
+
+def _set(raw: dict[str, Any], path: str, value: Any) -> None:
+  """Sets a leaf; fields of sections must exist, open dictionaries take new keys."""
+  keys = path.split('.')
+  node: Any = raw
+  annotation: Any = Config
+  for depth, key in enumerate(keys):
+    where = '.'.join(['config', *keys[:depth]])
+    if isinstance(node, list | tuple):
+      if not key.lstrip('-').isdigit() or not 0 <= int(key) < len(node):
+        raise ConfigError(f'--config.{path}: {where} has elements 0 to {len(node) - 1}, not {key}')
+      index: Any = int(key)
+    elif isinstance(node, dict):
+      known = list(annotation.model_fields) if _is_section(annotation) else [key]
+      if key not in known:
+        raise ConfigError(
+          f'--config.{path}: {where} has no field {key}{nearest(key, known)} '
+          f'(fields: {", ".join(known)})'
+        )
+      index = key
+    else:
+      raise ConfigError(f'--config.{path}: {where} is a single value, not a section')
+    annotation = _element_annotation(annotation, key)
+    if depth == len(keys) - 1:
+      node[index] = value
+      return
+    child = node.get(index) if isinstance(node, dict) else node[index]
+    if child is None:
+      child = {}
+    if isinstance(child, tuple):
+      child = list(child)
+    node[index] = child
+    node = child
+
+
+def _is_section(annotation: Any) -> bool:
+  return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+
+
+def _element_annotation(annotation: Any, key: str) -> Any:
+  """The type found under `key` of a section, tuple or dict type; None where it is open."""
+  if _is_section(annotation):
+    annotation = annotation.model_fields[key].annotation
+    if isinstance(annotation, types.UnionType):  # X | None
+      annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return annotation
+  arguments = typing.get_args(annotation)
+  if typing.get_origin(annotation) is dict:
+    return arguments[1]
+  return arguments[0] if arguments else None
+
+
+def describe(error: pydantic.ValidationError) -> str:
+  """One sentence for the first problem: the field, its value and what is allowed."""
+  first = error.errors()[0]
+  where = '.'.join(['config', *(str(part) for part in first['loc'] if part != '[key]')])
+  message = first['msg'].removeprefix('Value error, ').removeprefix('Input ')
+  if first['type'] == 'extra_forbidden':
+    parent, name = where.rsplit('.', 1)
+    known = _fields_at(first['loc'][:-1])
+    return f'{parent} has no field {name}{nearest(name, known)} (fields: {", ".join(known)})'
+  if len(first['loc']) == 0:
+    return f'config: {message}'
+  if isinstance(first['input'], dict):
+    return f'{where}: {message}'
+  return f'{where} = {first["input"]!r}: {message}'
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+  annotation: Any = Config
+  for part in location:
+    annotation = _element_annotation(annotation, str(part))
+  return list(annotation.model_fields) if _is_section(annotation) else []
+
+
+def differences(old: Config, new: Config) -> list[str]:
+  """Lists the fields, not free to change, in which two configurations differ, with both values."""
+  a, b = _flatten(old.model_dump(mode='json')), _flatten(new.model_dump(mode='json'))
+  found = []
+  for key in sorted(a.keys() | b.keys()):
+    free = any(key == field or key.startswith(field + '.') for field in FREE_FIELDS)
+    if not free and a.get(key) != b.get(key):
+      found.append(f'{key} ({a.get(key)} -> {b.get(key)})')
+  return found
+
+
+def _flatten(node: Any, prefix: str = '') -> dict[str, Any]:
+  if not isinstance(node, dict) or not node:
+    return {prefix: node}
+  leaves: dict[str, Any] = {}
+  for key, child in node.items():
+    leaves |= _flatten(child, f'{prefix}.{key}' if prefix else str(key))
+  return leaves
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes a small text file atomically.
+
+  Raises:
+    OutputError: it cannot be written.
+  """
+  temporary = path.with_name(path.name + '.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(text)
+    os.replace(temporary, path)
+  except OSError as error:
+    raise OutputError(f'{path}: cannot be written: {error.strerror}') from error
