@@ -1,0 +1,190 @@
+"""Results in the form of the input: image for image, folder for folder, TIFF stack for stack.
+
+Labels and probabilities are [Y, X], uint8 or uint16. PNG and JPEG input gives PNG (JPEG would
+change labels), TIFF gives TIFF with the voxel size kept. Sections are written as they come, so that
+a volume is never in memory as a whole.
+"""
+
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emseg_jax.data import volumes
+from emseg_jax.errors import OutputError
+
+__all__ = ['write_like']
+
+# Classic TIFF has 32-bit offsets; some room is left for headers.
+CLASSIC_TIFF_BYTES = 2**32 - 2**25
+
+
+def write_like(
+  reference: volumes.Volume,
+  path: str | os.PathLike,
+  sections: Iterable[np.ndarray],
+  *,
+  suffix: str = '',
+) -> Path:
+  """Writes one section per section of `reference`, in the same form, and returns the path written.
+
+  A folder gets images under the same names as the reference's, so that they pair up. An existing
+  file is replaced only when the new one is complete; an existing folder must be empty. Arrays in
+  memory are written as a stack ('ZYX') or as a folder of PNG ('NYX').
+
+  Args:
+    reference: what the sections belong to.
+    path: of the file or folder; a missing extension is added. '.ome.tif' asks for OME metadata,
+      other TIFFs get ImageJ's unless they need BigTIFF.
+    sections: [Y, X] uint8 or uint16, sizes as in the reference; may be a generator.
+    suffix: added to the name, before the extension.
+
+  Raises:
+    OutputError: the path is the input, exists as something else, has an extension of another
+      format, or cannot be written. Nothing is left behind then.
+    ValueError: sections of a wrong number, shape or type.
+  """
+  extensions = _extensions(reference)
+  folder = reference.axes.startswith('N')
+  target = _name_target(Path(path), suffix, None if folder else extensions[0])
+  _check_target(reference, target, folder=folder)
+  temporary = target.with_name(f'.{target.name}.{uuid.uuid4().hex[:8]}.tmp')
+  pages = _checked(reference, sections)
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if folder:
+      temporary.mkdir()
+      for name, extension, page in zip(reference.names, extensions, pages, strict=False):
+        _write(temporary / f'{name}{extension}', extension, iter([page]), 1, reference)
+    else:
+      _write(temporary, _split(target.name)[1], pages, len(reference), reference)
+    for _ in pages:  # raises if there are more than expected
+      pass
+    if folder and target.exists():
+      target.rmdir()  # empty, as checked
+    os.replace(temporary, target)
+  except OSError as error:
+    raise OutputError(f'{target}: cannot be written: {error.strerror or error}') from error
+  finally:
+    if temporary.is_dir():
+      shutil.rmtree(temporary)
+    elif temporary.exists():
+      temporary.unlink()
+  return target
+
+
+def _extensions(reference: volumes.Volume) -> tuple[str, ...]:
+  """Extension of every output file: that of a TIFF input, else .png; .tif for stacks in memory."""
+  if not reference.files:
+    return (('.png' if reference.axes.startswith('N') else '.tif'),) * len(reference)
+  found = (_split(file)[1] for file in reference.files)
+  return tuple(e if e.endswith(volumes.TIFF_SUFFIXES) else '.png' for e in found)
+
+
+def _split(name: str) -> tuple[str, str]:
+  """'a.b.ome.tif' -> ('a.b', '.ome.tif')."""
+  stem, extension = os.path.splitext(name)
+  if stem.lower().endswith('.ome') and extension:
+    stem, extension = stem[:-4], '.ome' + extension
+  return stem, extension.lower()
+
+
+def _name_target(path: Path, suffix: str, extension: str | None) -> Path:
+  """Adds suffix and, where missing, extension; None stands for a folder."""
+  if extension is None:
+    return path.with_name(path.name + suffix)
+  stem, given = _split(path.name)
+  same = given == extension == '.png' or (
+    given.endswith(volumes.TIFF_SUFFIXES) and extension.endswith(volumes.TIFF_SUFFIXES)
+  )
+  if not same and given in volumes.OPENERS:
+    raise OutputError(
+      f'{path}: this result is written as {extension}, as its input asks for, not as {given}; name '
+      f'it {stem}{extension}'
+    )
+  return path.with_name(stem + suffix + given if same else path.name + suffix + extension)
+
+
+def _check_target(reference: volumes.Volume, target: Path, *, folder: bool) -> None:
+  if not target.exists():
+    return
+  for file in (reference.path, *reference.files):
+    if os.path.exists(file) and target.samefile(file):
+      raise OutputError(f'{target}: is the input; choose another output path')
+  if target.is_dir() and not folder:
+    raise OutputError(f'{target}: is a folder, but the result is one file; add a file name')
+  if folder and not target.is_dir():
+    raise OutputError(f'{target}: is a file, but the result is a folder of images')
+  if folder and any(target.iterdir()):
+    raise OutputError(f'{target}: is not empty; remove it or choose another output folder')
+
+
+def _checked(reference: volumes.Volume, sections: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+  count, dtype = 0, None
+  for count, section in enumerate(sections, start=1):
+    if count > len(reference):
+      break
+    shape, dtype = reference.section_shape(count - 1), dtype or section.dtype
+    if section.shape != shape or section.dtype != dtype or dtype not in ('u1', 'u2'):
+      raise ValueError(
+        f'section {count - 1} is {section.shape} {section.dtype}, but {shape} '
+        f'{dtype if dtype in ("u1", "u2") else "uint8 or uint16"} is needed'
+      )
+    yield section
+  if count != len(reference):
+    more = ' or more' if count > len(reference) else ''
+    raise ValueError(f'{reference.path}: {len(reference)} sections are needed, got {count}{more}')
+
+
+def _write(
+  path: Path, extension: str, pages: Iterator[np.ndarray], count: int, reference: volumes.Volume
+) -> None:
+  """Writes `count` pages to one new file in the format of the extension."""
+  if extension == '.png':
+    from PIL import Image
+
+    with open(path, 'xb') as file:
+      Image.fromarray(next(pages)).save(file, format='PNG')
+    return
+  import tifffile
+
+  first = next(pages)
+  big = count * first.nbytes > CLASSIC_TIFF_BYTES
+  size = reference.voxel_size_zyx or (None, None, None)
+  # ImageJ knows neither BigTIFF nor a spacing without a pixel size.
+  ome = big or extension.startswith('.ome') or (size != (None,) * 3 and None in size[1:])
+  tifffile.imwrite(
+    path,
+    itertools.chain([first], pages),
+    shape=(count, *first.shape),
+    dtype=first.dtype,
+    photometric='minisblack',
+    compression='adobe_deflate',
+    maxworkers=1,  # with more, tifffile reads ahead and holds many pages
+    bigtiff=big,
+    **(_ome_options(size) if ome else _imagej_options(size)),
+  )
+
+
+def _ome_options(size: tuple[float | None, ...]) -> dict[str, Any]:
+  metadata: dict[str, Any] = {'axes': 'ZYX'}
+  for axis, nanometres in zip('ZYX', size, strict=True):
+    if nanometres is not None:
+      metadata |= {f'PhysicalSize{axis}': nanometres, f'PhysicalSize{axis}Unit': 'nm'}
+  return {'ome': True, 'metadata': metadata}
+
+
+def _imagej_options(size: tuple[float | None, ...]) -> dict[str, Any]:
+  z, y, x = size
+  metadata: dict[str, Any] = {'axes': 'ZYX'}
+  if y is None or x is None:
+    return {'imagej': True, 'metadata': metadata}
+  metadata['unit'] = 'nm'
+  if z is not None:
+    metadata['spacing'] = z
+  return {'imagej': True, 'metadata': metadata, 'resolution': (1 / x, 1 / y)}

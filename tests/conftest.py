@@ -1,0 +1,29 @@
+"""Test set-up: eight virtual CPU devices, strict rank promotion, and a compilation cache shared by runs."""
+
+import os
+import pathlib
+import sys
+import tempfile
+
+# Both must be in the environment before jax starts its backend.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+  ).strip()
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import jax
+import pytest
+
+COMPILE_CACHE = os.environ.get(
+  'EMSEG_TEST_CACHE', os.path.join(tempfile.gettempdir(), 'emseg_jax_test_cache')
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  del config
+  jax.config.update('jax_numpy_rank_promotion', 'raise')
+  jax.config.update('jax_compilation_cache_dir', COMPILE_CACHE)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
