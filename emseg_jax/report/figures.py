@@ -1,0 +1,316 @@
+"""Figures of the report: curves as inline SVG, pictures of cases as PNG data URIs.
+
+Curves inherit text colour and font from the page (`currentColor`), so that they read on light and
+dark grounds; their legends are left to the page. Pictures of a case are layers: the image once, and
+transparent overlays of the same size that the page stacks on it, because the noise of an EM image
+is what makes a PNG large. Arrays are [Y, X]; overlays are [Y, X, 4] uint8, red-green-blue-alpha.
+"""
+
+import base64
+import dataclasses
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from emseg_jax.errors import ConfigError, DataError
+
+__all__ = [
+  'ERROR_COLOURS',
+  'PALETTE',
+  'Case',
+  'Curve',
+  'Line',
+  'class_colours',
+  'curve',
+  'draw_errors',
+  'draw_image',
+  'draw_labels',
+  'most_common_class',
+  'png_uri',
+]
+
+# Okabe & Ito (2008), "Color universal design", without black, which vanishes on dark pages; then
+# two of Paul Tol's muted scheme (2021) for tasks with many classes.
+PALETTE = (
+  *('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#f0e442'),
+  *('#999933', '#aa4499'),
+)
+# Chosen from the same set so that they also differ in lightness, above the darkened image.
+ERROR_COLOURS = {
+  'false': '#d55e00',
+  'missed': '#56b4e9',
+  'wrong': '#f0e442',
+  'ignored': '#808080',
+}
+TINT = 0.5
+DASHES = {'solid': '-', 'dashed': '--', 'dotted': ':'}
+# A colour that no line has; replaced by the page's text colour.
+INK = '#010203'
+MAX_POINTS = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One scored image.
+
+  Attributes:
+    name: as in the per-image scores.
+    accuracy: share of scored pixels that are right, 0..1.
+    miou: mean intersection over union, 0..1.
+    image: [Y, X] or [Y, X, 3], any real type.
+    label: [Y, X] class indices; any value where weight is 0.
+    weight: [Y, X], 0 where a pixel is not scored.
+    prediction: [Y, X] class indices.
+
+  Raises:
+    DataError: the arrays differ in size.
+  """
+
+  name: str
+  accuracy: float
+  miou: float
+  image: np.ndarray
+  label: np.ndarray
+  weight: np.ndarray
+  prediction: np.ndarray
+
+  def __post_init__(self) -> None:
+    shape = self.image.shape
+    if not (self.image.ndim == 2 or (self.image.ndim == 3 and shape[2] == 3)):
+      raise DataError(f'{self.name}: image has shape {shape}, the report draws [Y, X] or [Y, X, 3]')
+    for field in ('label', 'weight', 'prediction'):
+      if getattr(self, field).shape != shape[:2]:
+        raise DataError(
+          f'{self.name}: {field} has shape {getattr(self, field).shape}, the image {shape[:2]}'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One line of a curve. NaN in `values` leaves a gap."""
+
+  label: str
+  steps: Sequence[float]
+  values: Sequence[float]
+  colour: str
+  dash: str = 'solid'
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """A drawn curve: inline SVG, its lines for the legend, and words that stand in for it."""
+
+  title: str
+  description: str
+  svg: str
+  lines: tuple[Line, ...]
+
+
+def class_colours(colours: Sequence[str] | None, count: int) -> tuple[str, ...]:
+  """'#rrggbb' for each of `count` classes; None takes the palette, darkened when it repeats.
+
+  Raises:
+    ConfigError: a colour cannot be read, or there are fewer colours than classes.
+  """
+  from matplotlib import colors
+
+  if colours is None:
+    shades = [1.0 - 0.4 * (i // len(PALETTE)) for i in range(count)]
+    base = [np.array(colors.to_rgb(PALETTE[i % len(PALETTE)])) for i in range(count)]
+    return tuple(colors.to_hex(c * max(s, 0.2)) for c, s in zip(base, shades, strict=True))
+  if len(colours) < count:
+    raise ConfigError(f'task.colours has {len(colours)} colours for {count} classes')
+  for colour in colours:
+    if not colors.is_color_like(colour):
+      raise ConfigError(f"task.colours: '{colour}' is not a colour; write '#rrggbb'")
+  return tuple(colors.to_hex(colour) for colour in colours[:count])
+
+
+def curve(title: str, panels: Mapping[str, Sequence[Line]], *, log: bool = False) -> Curve:
+  """Draws lines over training steps, one axis per panel (y label -> lines), stacked.
+
+  More than 600 points are drawn as means over runs of points; a run with a NaN becomes a gap.
+  """
+  import matplotlib
+  from matplotlib import style, ticker
+  from matplotlib.figure import Figure
+
+  # A context, because SVG text and ids can only be set through rcParams; it is left as it was.
+  options = {
+    'svg.fonttype': 'none',
+    'svg.hashsalt': title,
+    'font.size': 11,
+    'text.color': INK,
+    'axes.labelcolor': INK,
+    'axes.edgecolor': INK,
+    'xtick.color': INK,
+    'ytick.color': INK,
+  }
+  with matplotlib.rc_context(), style.context(['default', options]):
+    figure = Figure(figsize=(5.4, 3.2), layout='constrained')
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (label, lines) in zip(axes, panels.items(), strict=True):
+      for line in lines:
+        steps, values = _thin(line)
+        axis.plot(
+          steps,
+          values,
+          color=line.colour,
+          linestyle=DASHES[line.dash],
+          linewidth=1.8,
+          marker='o' if len(steps) <= 12 else None,
+          markersize=4,
+        )
+      axis.set_ylabel(label)
+      if log:
+        axis.set_yscale('log')
+      else:
+        axis.yaxis.set_major_locator(
+          ticker.MaxNLocator(6 if len(panels) == 1 else 3, steps=[1, 2, 5, 10])
+        )
+      axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f'{y:.6g}'))
+      axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+      axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+      axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
+      axis.spines[['top', 'right']].set_visible(False)
+      axis.grid(color=INK, alpha=0.15, linewidth=0.8)
+    axes[-1].set_xlim(left=0)
+    axes[-1].set_xlabel('step')
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+    figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
+  lines = tuple(line for panel in panels.values() for line in panel)
+  return Curve(title, _describe(title, lines), _inline(buffer.getvalue(), title), lines)
+
+
+def _thin(line: Line) -> tuple[np.ndarray, np.ndarray]:
+  steps = np.asarray(line.steps, np.float64)
+  values = np.asarray(line.values, np.float64)
+  if len(steps) <= MAX_POINTS:
+    return steps, values
+  starts = np.linspace(0, len(steps), MAX_POINTS, endpoint=False).astype(int)
+  counts = np.diff(np.append(starts, len(steps)))
+  return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+
+
+def _describe(title: str, lines: Sequence[Line]) -> str:
+  """The curve in words, for readers who do not see it."""
+  parts = [
+    f'{line.label} from {line.values[0]:.4g} at step {line.steps[0]:g} '
+    f'to {line.values[-1]:.4g} at step {line.steps[-1]:g}'
+    for line in lines
+  ]
+  return f'{title}: ' + '; '.join(parts) + '.'
+
+
+def _inline(svg: str, title: str) -> str:
+  """matplotlib's SVG file as an element of an HTML page: no prolog, unique ids, page colours."""
+  svg = svg[svg.index('<svg') :]
+  svg = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
+  svg = re.sub(r'<style.*?</style>', '', svg, flags=re.DOTALL)  # it would style the whole page
+  svg = re.sub(r'<!--.*?-->', '', svg, flags=re.DOTALL)
+  key = re.sub(r'\W', '', title)
+  svg = re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{key}-', svg)
+  return svg.replace(INK, 'currentColor').strip()
+
+
+def most_common_class(cases: Sequence[Case], num_classes: int) -> int:
+  """The class with most scored pixels over all cases; the first of equals."""
+  counts = np.zeros(num_classes, np.int64)
+  for case in cases:
+    for field, values in (
+      ('label', case.label[case.weight != 0]),
+      ('prediction', case.prediction.ravel()),
+    ):
+      if values.size and not 0 <= values.min() <= values.max() < num_classes:
+        raise DataError(
+          f'{case.name}: {field} holds classes {values.min()} to {values.max()}, but there are '
+          f'{num_classes} classes (0 to {num_classes - 1})'
+        )
+    counts += np.bincount(case.label[case.weight != 0].ravel(), minlength=num_classes)
+  return int(counts.argmax())
+
+
+def draw_image(image: np.ndarray) -> np.ndarray:
+  """Image [Y, X] or [Y, X, 3] as uint8: the 0.5 % to 99.5 % range is stretched to 0..255.
+
+  Three equal channels become one. Values that are not finite are drawn black.
+  """
+  if image.ndim == 3 and (image == image[..., :1]).all():
+    image = image[..., 0]
+  image = image.astype(np.float32)
+  finite = np.isfinite(image)
+  low, high = np.percentile(image[finite], (0.5, 99.5)) if finite.any() else (0.0, 0.0)
+  if low == high:  # a flat image, or one with a few odd pixels: its true range
+    low, high = (image[finite].min(), image[finite].max()) if finite.any() else (0.0, 0.0)
+  scaled = (np.where(finite, image, low) - low) / max(high - low, np.finfo(np.float32).tiny)
+  return np.rint(np.clip(scaled, 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def draw_labels(
+  classes: np.ndarray, *, colours: Sequence[str], plain: int, weight: np.ndarray | None = None
+) -> np.ndarray:
+  """Class indices as a translucent tint; class `plain` stays clear, weight 0 becomes grey."""
+  table = np.array([_rgba(colour, TINT) for colour in colours], np.uint8)
+  table[plain, 3] = 0
+  if weight is None:
+    return table[classes]
+  scored = weight != 0
+  tinted = table[np.where(scored, classes, 0)]
+  tinted[~scored] = _rgba(ERROR_COLOURS['ignored'], 0.8)
+  return tinted
+
+
+def draw_errors(
+  label: np.ndarray, weight: np.ndarray, prediction: np.ndarray, *, common: int
+) -> np.ndarray:
+  """Opaque colours where the prediction is wrong or not scored, clear where it is right.
+
+  With c = `common`, the most common class: *false* is another class where the label is c, *missed*
+  is c where the label is another class, *wrong* is one other class taken for another. With two
+  classes these are false positives and negatives of the rarer class, and *wrong* cannot happen.
+  """
+  scored = weight != 0
+  differ = scored & (label != prediction)
+  result = np.zeros((*label.shape, 4), np.uint8)
+  result[differ] = _rgba(ERROR_COLOURS['wrong'], 1.0)
+  result[differ & (label == common)] = _rgba(ERROR_COLOURS['false'], 1.0)
+  result[differ & (prediction == common)] = _rgba(ERROR_COLOURS['missed'], 1.0)
+  result[~scored] = _rgba(ERROR_COLOURS['ignored'], 1.0)
+  return result
+
+
+def png_uri(pixels: np.ndarray, *, longest: int) -> tuple[str, tuple[int, int]]:
+  """uint8 [Y, X], [Y, X, 3] or overlay [Y, X, 4] as a PNG data URI, and its size (y, x).
+
+  Larger pictures are reduced until no side exceeds `longest`; others keep their pixels. Images are
+  averaged. Overlays keep one pixel of each neighbourhood, so that they gain no mixed colours and
+  the coloured share stays right; they are stored with a palette (at most 256 colours).
+  """
+  from PIL import Image
+
+  sides = pixels.shape[:2]
+  scale = min(1.0, longest / max(sides))
+  height, width = (max(1, round(side * scale)) for side in sides)
+  buffer = io.BytesIO()
+  if pixels.ndim == 3 and pixels.shape[2] == 4:
+    rows = ((np.arange(height) + 0.5) * sides[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * sides[1] / width).astype(int)
+    packed = np.ascontiguousarray(pixels).view(np.uint32)[..., 0][rows][:, columns]
+    table, index = np.unique(packed, return_inverse=True)
+    table = table[:, None].view(np.uint8)
+    picture = Image.fromarray(index.reshape(height, width).astype(np.uint8))
+    picture.putpalette(table[:, :3].tobytes())
+    picture.save(buffer, 'PNG', transparency=table[:, 3].tobytes())
+  else:
+    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.HAMMING)
+    picture.save(buffer, 'PNG')
+  uri = 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode('ascii')
+  return uri, (height, width)
+
+
+def _rgba(colour: str, alpha: float) -> tuple[int, int, int, int]:
+  red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+  return red, green, blue, round(alpha * 255)
