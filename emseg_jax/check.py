@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from emseg_jax.check_table import format_table
 from emseg_jax.config import Config
 from emseg_jax.data import pairs
 from emseg_jax.errors import DataError
@@ -276,7 +277,7 @@ def _list(items: Iterable[Any]) -> str:
 
 def format_report(report: Report) -> str:
   """A table with a column per split, the problems, and the verdict as last line."""
-  lines = [*_format_table(report.splits), ''] if report.splits else []
+  lines = [*format_table(report.splits, most_values=SHOWN), ''] if report.splits else []
   groups: dict[tuple[str, str, str], list[Problem]] = {}
   for problem in report.problems:
     groups.setdefault((problem.severity, problem.split, problem.kind), []).append(problem)
@@ -286,43 +287,3 @@ def format_report(report: Report) -> str:
     if len(problems) > SHOWN:
       lines.append(f'{head}and {len(problems) - SHOWN} more ({kind})')
   return '\n'.join([*lines, '', report.verdict] if groups else [*lines, report.verdict])
-
-
-def _format_table(summaries: Sequence[SplitSummary]) -> list[str]:
-  values = sorted({v for s in summaries for v in s.label_values})
-  rows = [
-    ('', [s.split for s in summaries]),
-    ('sections', [s.sections for s in summaries]),
-    ('files', [s.files for s in summaries]),
-    ('size (y x)', [' x '.join(map(_span, s.smallest, s.largest)) for s in summaries]),
-    ('type', [', '.join(s.dtypes) for s in summaries]),
-    ('channels', [_list(s.channels) for s in summaries]),
-    ('voxel z y x (nm)', [' or '.join(map(_voxel, s.voxel_sizes_zyx)) for s in summaries]),
-    ('min to max', [f'{s.low:g} to {s.high:g}' for s in summaries]),
-    ('1 % to 99 %', [f'{s.percentiles[0]:g} to {s.percentiles[1]:g}' for s in summaries]),
-    ('mean ± std', [f'{s.mean:.4g} ± {s.std:.3g}' for s in summaries]),
-  ]
-  for v in values[:SHOWN]:
-    rows.append((f'label {v}', [_share(s.label_values.get(v)) for s in summaries]))
-  if len(values) > SHOWN:
-    rows.append(('label values', [len(s.label_values) for s in summaries]))
-  for name in dict.fromkeys(name for s in summaries for name in s.class_shares):
-    rows.append((f'class {name}', [_share(s.class_shares.get(name)) for s in summaries]))
-  if values:
-    rows.append(('ignored', [f'{s.ignored_share:.2%}' for s in summaries]))
-    rows.append(('one-class labels', [s.one_class_sections for s in summaries]))
-  cells = [[title, *map(str, texts)] for title, texts in rows]
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  return ['  '.join(map(str.ljust, row, widths)).rstrip() for row in cells]
-
-
-def _share(share: float | None) -> str:
-  return f'{share:.2%}' if share else '-'
-
-
-def _span(low: int, high: int) -> str:
-  return str(low) if low == high else f'{low}..{high}'
-
-
-def _voxel(size: tuple[float | None, ...] | None) -> str:
-  return ' x '.join('?' if s is None else f'{s:g}' for s in size) if size else 'unknown'

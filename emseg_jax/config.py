@@ -52,7 +52,7 @@ class Task(Section):
   """What is to be segmented."""
 
   classes: tuple[str, ...] = Field(
-    ('background', 'foreground'),
+    ('cytoplasm', 'membrane', 'mitochondrion'),  # those of the phantom, the default data
     min_length=2,
     max_length=255,  # 255 stands for "not scored" in uint8 labels
     description='class names; the index is the class',

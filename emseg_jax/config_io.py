@@ -12,14 +12,15 @@ import json
 import os
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
+from emseg_jax import config as config_lib
 from emseg_jax.config import Config
-from emseg_jax.errors import ConfigError, OutputError
+from emseg_jax.errors import ConfigError, EmsegError, OutputError
 
 __all__ = [
   'apply_overrides',
@@ -31,6 +32,8 @@ __all__ = [
   'to_json',
   'write_text',
 ]
+
+_UNSET = 'unset'  # how `differences` shows an option that is not there
 
 # Fields that may change when a work directory is used again: none of them changes what is learnt.
 FREE_FIELDS = (
@@ -91,15 +94,17 @@ def _run_config_file(path: Path, arg: str) -> Config:
   module = importlib.util.module_from_spec(module_spec)
   try:
     module_spec.loader.exec_module(module)
-  except (SyntaxError, ImportError, NameError) as error:
-    raise ConfigError(f'{path}: cannot be read as a configuration: {error}') from error
-  get_config = getattr(module, 'get_config', None)
-  if get_config is None:
-    raise ConfigError(f'{path}: has no function get_config(arg)')
-  try:
+    get_config = getattr(module, 'get_config', None)
+    if get_config is None:
+      raise ConfigError(f'{path}: has no function get_config(arg)')
     config = get_config(arg) if arg else get_config()
+  except EmsegError:
+    raise
   except pydantic.ValidationError as error:
     raise ConfigError(f'{path}: {describe(error)}') from error
+  except Exception as error:  # whatever a user's file may raise
+    what = f'{type(error).__name__}: {error}'
+    raise ConfigError(f'{path}: cannot be used as a configuration: {what}') from error
   if not isinstance(config, Config):
     raise ConfigError(f'{path}: get_config returned {type(config).__name__}, not a Config')
   return config
@@ -112,10 +117,10 @@ def from_json(path: Path) -> Config:
     ConfigError: the file is missing, not JSON, or not a valid configuration.
   """
   try:
-    raw = json.loads(path.read_text())
+    raw = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError as error:
     raise ConfigError(f'{path}: no such file') from error
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise ConfigError(f'{path}: is not a JSON configuration ({error})') from error
   try:
     return Config.model_validate(raw)
@@ -131,8 +136,9 @@ def to_json(config: Config) -> str:
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
   """Applies `section.field=value` strings in order and validates the result.
 
-  `model.options` is an open dictionary; its keys are checked against the network by
-  `models.create_model`. Elements of lists are addressed by index (`data.train.0.images=DIR`).
+  `model.options` is an open dictionary, where `none` is a word and `null` is None; its keys are
+  checked against the network by `models.create_model`. Elements of lists are addressed by index
+  (`data.train.0.images=DIR`).
 
   Raises:
     ConfigError: a path names no field or a value is not allowed.
@@ -142,7 +148,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     path, separator, text = override.partition('=')
     if not separator:
       raise ConfigError(f'--config.{override}: needs a value, as in --config.{override}=VALUE')
-    _set(raw, path, _parse(text))
+    _set(raw, path, text)
   try:
     return Config.model_validate(raw)
   except pydantic.ValidationError as error:
@@ -157,14 +163,14 @@ def _parse(text: str) -> Any:
     return lowered == 'true'
   candidate = text.strip()
   if candidate.startswith('(') and candidate.endswith(')'):
-    candidate = f'[{candidate[1:-1].rstrip(",")}]'
+    candidate = f'[{candidate[1:-1].rstrip(", ")}]'
   try:
     return json.loads(candidate)
-  except ValueError:
+  except (ValueError, RecursionError):  # the latter at thousands of brackets
     return text
 
 
-def _set(raw: dict[str, Any], path: str, value: Any) -> None:
+def _set(raw: dict[str, Any], path: str, text: str) -> None:
   """Sets a leaf; fields of sections must exist, open dictionaries take new keys."""
   keys = path.split('.')
   node: Any = raw
@@ -172,7 +178,7 @@ def _set(raw: dict[str, Any], path: str, value: Any) -> None:
   for depth, key in enumerate(keys):
     where = '.'.join(['config', *keys[:depth]])
     if isinstance(node, list | tuple):
-      if not key.lstrip('-').isdigit() or not 0 <= int(key) < len(node):
+      if key not in map(str, range(len(node))):
         raise ConfigError(f'--config.{path}: {where} has elements 0 to {len(node) - 1}, not {key}')
       index: Any = int(key)
     elif isinstance(node, dict):
@@ -187,7 +193,11 @@ def _set(raw: dict[str, Any], path: str, value: Any) -> None:
       raise ConfigError(f'--config.{path}: {where} is a single value, not a section')
     annotation = _element_annotation(annotation, key)
     if depth == len(keys) - 1:
-      node[index] = value
+      value = _parse(text)
+      # A folder may be called 1.10 or true; a network's option may have the word none as value.
+      keep = annotation is str and not isinstance(value, str | None)
+      keep |= annotation in (Any, None) and text == 'none'
+      node[index] = text if keep else value
       return
     child = node.get(index) if isinstance(node, dict) else node[index]
     if child is None:
@@ -218,21 +228,23 @@ def _element_annotation(annotation: Any, key: str) -> Any:
 def describe(error: pydantic.ValidationError) -> str:
   """One sentence for the first problem: the field, its value and what is allowed."""
   first = error.errors()[0]
-  where = '.'.join(['config', *(str(part) for part in first['loc'] if part != '[key]')])
+  # A section made by itself in a configuration file does not know where it will stand.
+  root = 'config' if error.title == Config.__name__ else error.title
+  where = '.'.join([root, *(str(part) for part in first['loc'] if part != '[key]')])
   message = first['msg'].removeprefix('Value error, ').removeprefix('Input ')
   if first['type'] == 'extra_forbidden':
     parent, name = where.rsplit('.', 1)
-    known = _fields_at(first['loc'][:-1])
+    known = _fields_at(getattr(config_lib, error.title, None), first['loc'][:-1])
     return f'{parent} has no field {name}{nearest(name, known)} (fields: {", ".join(known)})'
-  if len(first['loc']) == 0:
-    return f'config: {message}'
-  if isinstance(first['input'], dict):
+  if first['type'] == 'missing':
+    return f'{where}: is missing'
+  if len(first['loc']) == 0 or isinstance(first['input'], dict):
     return f'{where}: {message}'
-  return f'{where} = {first["input"]!r}: {message}'
+  shown = repr(first['input'])
+  return f'{where} = {shown if len(shown) < 200 else shown[:200] + "..."}: {message}'
 
 
-def _fields_at(location: Sequence[int | str]) -> list[str]:
-  annotation: Any = Config
+def _fields_at(annotation: Any, location: Sequence[int | str]) -> list[str]:
   for part in location:
     annotation = _element_annotation(annotation, str(part))
   return list(annotation.model_fields) if _is_section(annotation) else []
@@ -240,22 +252,18 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
 
 def differences(old: Config, new: Config) -> list[str]:
   """Lists the fields, not free to change, in which two configurations differ, with both values."""
-  a, b = _flatten(old.model_dump(mode='json')), _flatten(new.model_dump(mode='json'))
-  found = []
-  for key in sorted(a.keys() | b.keys()):
-    free = any(key == field or key.startswith(field + '.') for field in FREE_FIELDS)
-    if not free and a.get(key) != b.get(key):
-      found.append(f'{key} ({a.get(key)} -> {b.get(key)})')
-  return found
+  return list(_compare(old.model_dump(mode='json'), new.model_dump(mode='json'), ''))
 
 
-def _flatten(node: Any, prefix: str = '') -> dict[str, Any]:
-  if not isinstance(node, dict) or not node:
-    return {prefix: node}
-  leaves: dict[str, Any] = {}
-  for key, child in node.items():
-    leaves |= _flatten(child, f'{prefix}.{key}' if prefix else str(key))
-  return leaves
+def _compare(old: Any, new: Any, where: str) -> Iterator[str]:
+  if where in FREE_FIELDS:
+    return
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in sorted(old.keys() | new.keys()):
+      path = f'{where}.{key}' if where else key
+      yield from _compare(old.get(key, _UNSET), new.get(key, _UNSET), path)
+  elif old != new:
+    yield f'{where} ({old} -> {new})'
 
 
 def write_text(path: Path, text: str) -> None:
@@ -267,7 +275,7 @@ def write_text(path: Path, text: str) -> None:
   temporary = path.with_name(path.name + '.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(text)
+    temporary.write_text(text, encoding='utf-8')
     os.replace(temporary, path)
   except OSError as error:
     raise OutputError(f'{path}: cannot be written: {error.strerror}') from error
