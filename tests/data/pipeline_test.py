@@ -1,0 +1,154 @@
+"""The order of training examples: a pure function of the seed, whoever reads it and how."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from emseg_jax.data import normalise, pairs, pipeline, volumes
+
+SIZE, REGION, SECTIONS = (24, 20), (8, 8), 5
+RAW = normalise.Normalisation('dataset', 1, 0.0, 1.0, 'float32')
+
+
+def make_split(sections=SECTIONS, size=SIZE):
+  """Images that hold section * 1000 + flat pixel number, so that each crop tells its origin."""
+  number = np.arange(np.prod(size)).reshape(size)
+  images = np.stack([1000 * s + number for s in range(sections)]).astype(np.float32)
+  labels = np.stack([number % 3] * sections).astype(np.uint8)
+  image, label = volumes.ArrayVolume(images), volumes.ArrayVolume(labels)
+  return pairs.Split(
+    [pairs.Section(name, image, i, label, i) for i, name in enumerate(image.names)],
+    num_classes=3,
+    label_mapping=None,
+    ignore_value=None,
+    cache_bytes=10**4,  # two or three sections: some are read again
+  )
+
+
+SPLIT = make_split()
+
+
+def dataset(*, split=SPLIT, seed=0, batch_size=4, process=0, processes=1):
+  return pipeline.train_dataset(
+    split,
+    region=REGION,
+    normalisation=RAW,
+    seed=seed,
+    batch_size=batch_size,
+    process_index=process,
+    process_count=processes,
+  )
+
+
+def iterate(data, count, *, start_step=0, threads=0, prefetch=2):
+  batches = pipeline.train_iterator(data, start_step=start_step, threads=threads, prefetch=prefetch)
+  return list(itertools.islice(batches, count))
+
+
+def assert_same(ours, theirs):
+  assert len(ours) == len(theirs)
+  for a, b in zip(ours, theirs, strict=True):
+    assert set(a) == set(b)
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def sections_of(batches):
+  return [int(image[0, 0, 0]) // 1000 for batch in batches for image in batch['image']]
+
+
+REFERENCE = iterate(dataset(), 8)
+
+
+def test_a_batch_has_the_documented_fields():
+  batch = REFERENCE[0]
+  shapes = {name: (value.shape, value.dtype) for name, value in batch.items()}
+  assert shapes == {
+    'image': ((4, 8, 8, 1), np.float32),
+    'label': ((4, 8, 8), np.int32),
+    'weight': ((4, 8, 8), np.float32),
+    'valid': ((4, 2), np.int32),
+    'index': ((4,), np.int32),
+  }
+
+
+def test_index_numbers_the_examples_of_the_whole_run():
+  assert [int(i) for batch in REFERENCE for i in batch['index']] == list(range(32))
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+  data = dataset()
+  for step in (7, 0, 3):  # in any order
+    assert_same([data[step]], [REFERENCE[step]])
+    assert_same([data[step]], [dataset()[step]])
+
+
+def test_seeds_give_other_orders_and_other_places():
+  other = iterate(dataset(seed=1), 8)
+  assert sections_of(other) != sections_of(REFERENCE)
+  places = [
+    {int(i[0, 0, 0]) % 1000 for batch in batches for i in batch['image']}
+    for batches in (REFERENCE, other)
+  ]
+  assert places[0] != places[1]
+
+
+@pytest.mark.parametrize('start', [1, 3, 7])
+def test_a_restart_at_a_step_goes_on_with_the_batches_of_that_step(start):
+  assert_same(iterate(dataset(), 8 - start, start_step=start, threads=2), REFERENCE[start:])
+
+
+@pytest.mark.parametrize(('threads', 'prefetch'), [(0, 1), (1, 1), (4, 2), (3, 16)])
+def test_the_number_of_threads_changes_nothing(threads, prefetch):
+  assert_same(iterate(dataset(), 8, threads=threads, prefetch=prefetch), REFERENCE)
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+@pytest.mark.parametrize('start', [0, 5])
+def test_processes_together_see_the_rows_that_one_process_sees(processes, start):
+  shares = [
+    iterate(dataset(process=p, processes=processes), 8 - start, start_step=start, threads=p % 2)
+    for p in range(processes)
+  ]
+  joined = [
+    {name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]}
+    for parts in zip(*shares, strict=True)
+  ]
+  assert_same(joined, REFERENCE[start:])
+
+
+def test_every_epoch_visits_every_section_once_in_a_new_order():
+  order = sections_of(iterate(dataset(), 10))  # 40 examples: 8 epochs of 5 sections
+  epochs = [order[i : i + SECTIONS] for i in range(0, 40, SECTIONS)]
+  assert all(sorted(epoch) == list(range(SECTIONS)) for epoch in epochs)
+  assert len(set(map(tuple, epochs))) > 4
+
+
+def test_a_section_is_cut_elsewhere_in_every_epoch():
+  one = make_split(sections=1)
+  places = [int(i[0, 0, 0]) for b in iterate(dataset(split=one), 10) for i in b['image']]
+  # 17 x 13 places: 40 draws meet about 37 of them, never the same one throughout
+  assert len(set(places)) > 25
+
+
+def test_batches_of_one_example_are_batches():
+  # grain rounds the length of an infinite dataset up to 2^63, unless told to drop the remainder.
+  ones = iterate(dataset(batch_size=1), 6, start_step=2, threads=1)
+  rows = [{name: rows[i : i + 1] for name, rows in b.items()} for b in REFERENCE for i in range(4)]
+  assert_same(ones, rows[2:8])
+
+
+def test_a_batch_may_be_larger_than_the_split():
+  batch = dataset(split=make_split(sections=3), batch_size=8)[0]
+  assert sorted(sections_of([batch])[:3]) == [0, 1, 2]
+  assert batch['image'].shape[0] == 8
+
+
+def test_an_error_while_reading_reaches_the_loop():
+  split = make_split()
+  broken = pairs.Split(
+    split.sections, num_classes=2, label_mapping=None, ignore_value=None, cache_bytes=0
+  )
+  with pytest.raises(Exception, match='label value 2 is not in'):
+    iterate(dataset(split=broken), 1, threads=2)
