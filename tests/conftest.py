@@ -7,10 +7,11 @@ import tempfile
 
 # Both must be in the environment before jax starts its backend.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Tests compile a lot and compute little: less optimisation makes them three times as quick.
+COMPILE_FLAGS = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
-  ).strip()
+  flags = [os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8']
+  os.environ['XLA_FLAGS'] = ' '.join([*flags, COMPILE_FLAGS]).strip()
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 

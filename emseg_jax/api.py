@@ -1,0 +1,231 @@
+"""The package as functions: what the command line does, callable from Python.
+
+Each function is one mode of `python -m emseg_jax.main`. They set up no logging and catch no
+signals; pass `should_stop` for that.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emseg_jax import config as config_lib
+from emseg_jax import config_io, experiment, trainer, workdir
+from emseg_jax import evaluate as evaluate_lib
+from emseg_jax import predict as predict_lib
+from emseg_jax.data import pairs
+from emseg_jax.errors import ConfigError, DataError
+from emseg_jax.report.figures import Case
+
+__all__ = ['evaluate', 'predict', 'report', 'score', 'train']
+
+LOGGER = logging.getLogger(__name__)
+
+StopFn = Callable[[], bool]
+
+
+def _never() -> bool:
+  return False
+
+
+def train(
+  config: config_lib.Config,
+  folder: Path,
+  *,
+  extend: bool = False,
+  should_stop: StopFn = _never,
+  command: str | None = None,
+) -> trainer.TrainResult:
+  """Trains or resumes, then scores the best checkpoint on all labelled splits and writes the
+  report.
+
+  Args:
+    config: the configuration.
+    folder: work directory.
+    extend: allow more train.steps than the run had.
+    should_stop: asked at step and tile boundaries.
+    command: printed in the report.
+
+  Raises:
+    EmsegError: one of its subclasses; see `trainer.train`.
+  """
+  for remark in experiment.validate(config):
+    LOGGER.warning(remark)
+  result = trainer.train(config, folder, should_stop=should_stop, extend=extend)
+  for split in ('validation', 'test'):
+    if getattr(config.data, split):
+      evaluate(config, folder, split=split, should_stop=should_stop)
+  if config.run.report:
+    path = report(config, folder, command=command)
+    LOGGER.info('Report: %s', path)
+  return result
+
+
+def evaluate(
+  config: config_lib.Config,
+  folder: Path,
+  *,
+  split: str | None = None,
+  should_stop: StopFn = _never,
+) -> evaluate_lib.Evaluation:
+  """Scores a checkpoint of a run on a split; writes evaluation/SPLIT.json and class maps.
+
+  Args:
+    config: the run's configuration, with other sources or tiles where wanted.
+    folder: work directory.
+    split: which sources; eval.split if None.
+    should_stop: asked between batches of tiles.
+
+  Raises:
+    EmsegError: checkpoint, data or output cannot be used.
+  """
+  _check_same_network(config, folder)
+  split = split or config.eval.split
+  sources = getattr(config.data, split)
+  if not sources:
+    raise ConfigError(f'config.data.{split}: is empty; name the images and labels to score')
+  data = pairs.open_split(sources, task=config.task, data=config.data)
+  predictor = predict_lib.load_predictor(config, folder)
+  result = evaluate_lib.evaluate_split(
+    predictor,
+    data,
+    should_stop=should_stop,
+    on_prediction=lambda index, prediction: evaluate_lib.write_class_map(
+      evaluate_lib.class_map_path(folder, split, index), prediction
+    ),
+  )
+  path = folder / 'evaluation' / f'{split}.json'
+  evaluate_lib.write_evaluation(result, path, step=predictor.meta.step, split=split)
+  LOGGER.info(
+    '%s, %d images, step %d\n%s\n-> %s',
+    split,
+    len(data),
+    predictor.meta.step,
+    evaluate_lib.format_evaluation(result),
+    path,
+  )
+  return result
+
+
+def score(
+  config: config_lib.Config, predictions: Path, labels: Path, *, output: Path | None = None
+) -> evaluate_lib.Evaluation:
+  """Scores segmentation files made elsewhere with the classes and label mapping of a configuration.
+
+  Args:
+    config: task and data.label_mapping are used.
+    predictions: image, folder or stack.
+    labels: ground truth of the same kind.
+    output: JSON file to write; None: only printed.
+
+  Raises:
+    DataError: the files do not match or hold values that are not mapped.
+  """
+  result = evaluate_lib.score_files(
+    predictions, labels, task=config.task, label_mapping=config.data.label_mapping
+  )
+  LOGGER.info('%s\n%s', predictions, evaluate_lib.format_evaluation(result))
+  if output is not None:
+    evaluate_lib.write_evaluation(result, output, step=None, split=str(predictions))
+    LOGGER.info('-> %s', output)
+  return result
+
+
+def predict(
+  config: config_lib.Config,
+  folder: Path,
+  source: Path,
+  output: Path,
+  *,
+  should_stop: StopFn = _never,
+) -> list[Path]:
+  """Segments an image, a folder or a stack into the same kind of file; returns what was written.
+
+  Raises:
+    EmsegError: checkpoint, data or output cannot be used.
+  """
+  _check_same_network(config, folder)
+  predictor = predict_lib.load_predictor(config, folder)
+  written = predict_lib.predict_files(predictor, source, output, should_stop=should_stop)
+  LOGGER.info('-> %s', ', '.join(str(path) for path in written))
+  return written
+
+
+def report(config: config_lib.Config, folder: Path, *, command: str | None = None) -> Path:
+  """Writes report.html from what training and evaluation left in the work directory.
+
+  Raises:
+    EmsegError: the data of the pictures, or a file of the work directory, cannot be read.
+  """
+  from emseg_jax.report import html
+
+  worst, best = _report_cases(config, folder)
+  return html.write_report(
+    folder,
+    worst=worst,
+    best=best,
+    versions=experiment.versions(),
+    colours=config.task.colours,
+    command=command,
+  )
+
+
+def _report_cases(config: config_lib.Config, folder: Path) -> tuple[list[Case], list[Case]]:
+  """The worst and the best images of the last evaluation, with their pictures."""
+  name = next(
+    (s for s in ('test', 'validation') if (folder / 'evaluation' / f'{s}.json').is_file()), None
+  )
+  sources = getattr(config.data, name) if name else ()
+  if not sources:
+    return [], []
+  images = json.loads((folder / 'evaluation' / f'{name}.json').read_text())['images']
+  data = pairs.open_split(sources, task=config.task, data=config.data)
+  if any(i['index'] >= len(data) for i in images):
+    raise DataError(f'data.{name}: has fewer sections than were scored; run --mode=evaluate again')
+  ranked = sorted(images, key=lambda image: image['miou'])
+  count = min(config.run.report_cases, (len(ranked) + 1) // 2)
+  worst, best = ranked[:count], ranked[count:][::-1][:count]
+  return [_case(folder, name, data, i) for i in worst], [_case(folder, name, data, i) for i in best]
+
+
+def _case(folder: Path, split: str, data: pairs.Split, image: dict[str, Any]) -> Case:
+  from PIL import Image
+
+  index = image['index']
+  path = evaluate_lib.class_map_path(folder, split, index)
+  if not path.is_file():
+    raise DataError(
+      f'{path}: the class map of {image["name"]} is missing; run --mode=evaluate again'
+    )
+  label = data.label(index)
+  return Case(
+    name=image['name'],
+    accuracy=image['accuracy'],
+    miou=image['miou'],
+    image=data.image(index),
+    label=label,
+    weight=(label != pairs.IGNORED).astype(np.float32),
+    prediction=np.asarray(Image.open(path)),
+  )
+
+
+# What a checkpoint's arrays depend on: evaluation and prediction may not change it.
+_NETWORK_FIELDS = (
+  'data.channels',
+  'model.name',
+  'model.options',
+  'optim.optimizer',
+  'task.classes',
+)
+
+
+def _check_same_network(config: config_lib.Config, folder: Path) -> None:
+  changed = config_io.differences(workdir.read_config(folder), config)
+  network: Sequence[str] = [c for c in changed if c.startswith(_NETWORK_FIELDS)]
+  if network:
+    raise ConfigError(
+      f'--workdir={folder}: its checkpoints belong to another network: {"; ".join(network)}'
+    )

@@ -1,0 +1,80 @@
+"""The text of --help, written for someone who has never seen the package."""
+
+import json
+from collections.abc import Iterator
+
+import pydantic
+import pydantic_core
+
+from emseg_jax import config_io
+from emseg_jax.config import Config
+
+__all__ = ['text']
+
+TEXT = """\
+emseg_jax: train, evaluate and run segmentation networks on electron-microscopy images.
+
+  python -m emseg_jax.main --config=CONFIG --workdir=DIR [--mode=MODE]
+                           [--config.SECTION.FIELD=VALUE ...]
+
+FIRST STEPS
+  Train on synthetic images, nothing to download:
+    python -m emseg_jax.main --config=phantom --workdir=runs/phantom
+  Train on your own folder with images/ and labels/ in it:
+    python -m emseg_jax.main --config=auto:FOLDER --mode=check
+    python -m emseg_jax.main --config=auto:FOLDER --workdir=runs/mine
+  Segment other images with the result:
+    python -m emseg_jax.main --workdir=runs/mine --mode=predict --input=IMAGES --output=RESULT
+
+MODES
+  train      (default) train, or go on where the run stopped; then score it and write report.html
+  evaluate   score the best checkpoint on whole images; with --input=PRED --labels=GT score
+             segmentations made by any program
+  predict    segment --input (image, folder or TIFF stack) into --output, the same kind of file
+  check      look for problems in the data before training; exit code 2 if there are any
+  report     write report.html again
+
+FLAGS
+  --config=C      FILE.py[:ARG], FILE.json, or one of: {configs}
+                  optional where --workdir already holds a run
+  --workdir=DIR   folder of the run: configuration, checkpoints, metrics, report
+  --mode=M        train, evaluate, predict, check or report
+  --input=PATH    image, folder or stack to predict; segmentation to score
+  --labels=PATH   ground truth for --mode=evaluate --input
+  --output=PATH   result of predict; JSON file for check and for evaluate --input
+  --extend        allow a larger train.steps than the run had
+  --help          this text;  --helpfull: and every field of the configuration
+
+OVERRIDES
+  --config.optim.learning_rate=0.02   --config.model.options.width=0.5
+  --config.data.patch='(256,256)'     --config.run.compile_cache=none
+  A field that does not exist, or a value that is not allowed, is answered with what is.
+
+NETWORKS
+  {models}
+
+EXIT CODES
+  0 done   2 bad input   3 the loss stopped being finite   75 interrupted and saved: start it again
+"""
+
+
+def text(*, fields: bool) -> str:
+  """Returns the help; with `fields`, the reference of all configuration fields below it."""
+  from emseg_jax import models
+
+  base = TEXT.format(configs=', '.join(config_io.shipped()), models=', '.join(models.MODELS))
+  if not fields:
+    return base
+  return base + '\nCONFIGURATION\n' + '\n'.join(_fields(Config, 'config')) + '\n'
+
+
+def _fields(section: type[pydantic.BaseModel], prefix: str) -> Iterator[str]:
+  for name, field in section.model_fields.items():
+    path = f'{prefix}.{name}'
+    annotation = field.annotation
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+      yield from _fields(annotation, path)
+    else:
+      default = pydantic_core.to_jsonable_python(field.default)
+      shown = default if isinstance(default, str) else json.dumps(default)
+      yield f'  --{path}={shown}\n      {field.description}'

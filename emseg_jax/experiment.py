@@ -1,0 +1,143 @@
+"""A configuration turned into objects: mesh, network, optimiser, and the shapes of the state.
+
+Everything that restores a checkpoint (training, evaluation, prediction) starts here, so that all
+see the same network.
+"""
+
+import dataclasses
+from importlib import metadata
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from emseg_jax import config as config_lib
+from emseg_jax import losses, models, optim, sharding, train_state
+from emseg_jax.errors import ConfigError
+
+__all__ = ['Experiment', 'make_model', 'set_up', 'validate', 'versions']
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Attributes:
+  config: what it was built from.
+  mesh: all devices.
+  model: the network.
+  schedule: step -> learning rate.
+  optimizer: the optax transformation.
+  """
+
+  config: config_lib.Config
+  mesh: Mesh
+  model: nn.Module
+  schedule: optax.Schedule
+  optimizer: optax.GradientTransformation
+
+  @property
+  def _init_shape(self) -> tuple[int, int, int, int]:
+    # Parameters do not depend on the batch or on the extent; small is quick to trace.
+    return (2, *self.config.data.patch, self.config.data.channels)
+
+  def _create(self) -> train_state.TrainState:
+    return train_state.create(
+      self.model, self.optimizer, seed=self.config.train.seed, shape=self._init_shape
+    )
+
+  def abstract_state(self) -> train_state.TrainState:
+    """Shapes, dtypes and shardings of the state, nothing computed."""
+    replicated = sharding.replicated(self.mesh)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+      jax.eval_shape(self._create),
+    )
+
+  def initial_state(self) -> train_state.TrainState:
+    """The state before the first step, created on the devices."""
+    return jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))()
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+  """'auto' is bfloat16 on accelerators and float32 on CPU, where bfloat16 is emulated and slow."""
+  if name == 'auto':
+    name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  return jnp.dtype(name)
+
+
+def make_model(config: config_lib.Config, *, dtype: jnp.dtype) -> nn.Module:
+  """Builds the network.
+
+  Raises:
+    ConfigError: model.name or one of model.options is not known or not allowed.
+  """
+  try:
+    return models.create_model(
+      config.model.name, num_classes=config.task.num_logits, dtype=dtype, **config.model.options
+    )
+  except ValueError as error:
+    raise ConfigError(f'config.model: {error}') from error
+
+
+def validate(config: config_lib.Config) -> list[str]:
+  """Checks what the configuration's types cannot; touches no device.
+
+  Returns:
+    Remarks that a user should see, such as a patch that the network has to pad.
+
+  Raises:
+    ConfigError: a network or loss option is unknown or impossible.
+  """
+  model = make_model(config, dtype=jnp.dtype('float32'))
+  try:
+    losses.validate_terms({n: (t.weight, t.options) for n, t in config.loss.terms.items()})
+  except ValueError as error:
+    raise ConfigError(f'config.loss.terms: {error}') from error
+  remarks = []
+  sizes = {'data.patch': config.data.patch, 'predict.tile': config.predict.tile}
+  for field, size in sizes.items():
+    if size and any(s % model.divisor for s in size):
+      padded = tuple(-(-s // model.divisor) * model.divisor for s in size)
+      remarks.append(
+        f'{field}={size} is not a multiple of {model.divisor}, the stride of {config.model.name}; '
+        f'the network pads it with zeros to {padded}.'
+      )
+  # With a single row per device at the coarsest level XLA partitions gradients wrongly (jax 0.10).
+  least = 2 * config.mesh.space * model.divisor
+  if config.mesh.space > 1 and config.data.patch[0] % least:
+    raise ConfigError(
+      f'config.data.patch={config.data.patch}: with mesh.space={config.mesh.space}, y must be a '
+      f'multiple of 2 x mesh.space x the stride of {config.model.name} = {least}'
+    )
+  return remarks
+
+
+def set_up(config: config_lib.Config, *, batch_size: int | None = None) -> Experiment:
+  """Builds mesh, network and optimiser.
+
+  Args:
+    config: the validated configuration.
+    batch_size: examples per training step, to be checked against the mesh; None outside training.
+
+  Raises:
+    ConfigError, DeviceError: see `make_model`, `sharding.make_mesh`.
+  """
+  return Experiment(
+    config=config,
+    mesh=sharding.make_mesh(config.mesh, batch_size=batch_size),
+    model=make_model(config, dtype=compute_dtype(config.model.dtype)),
+    schedule=optim.make_schedule(config.optim, steps=config.train.steps),
+    optimizer=optim.make_optimizer(config.optim, steps=config.train.steps),
+  )
+
+
+def versions() -> dict[str, str]:
+  """Versions of the packages that decide what a run computes."""
+  names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+  found = {name: metadata.version(name) for name in names}
+  try:
+    found['emseg_jax'] = metadata.version('emseg_jax')
+  except metadata.PackageNotFoundError:
+    found['emseg_jax'] = 'checkout'
+  return found

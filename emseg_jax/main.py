@@ -1,0 +1,178 @@
+"""The command line: flags, logging, devices, one mode. The work itself is in `api`.
+
+python -m emseg_jax.main --config=CONFIG --workdir=DIR [--mode=MODE]
+[--config.SECTION.FIELD=VALUE ...]
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from absl import logging as absl_logging
+
+from emseg_jax import command_help, config_io
+from emseg_jax.config import Config
+from emseg_jax.errors import ConfigError, DataError, EmsegError
+from emseg_jax.interrupt import StopFlag, catch_signals
+
+__all__ = ['main', 'run']
+
+LOGGER = logging.getLogger('emseg_jax')
+MODES = ('train', 'evaluate', 'predict', 'check', 'report')
+
+
+def _define_flags() -> flags.FlagValues:
+  """Our flags only, in a set of their own: libraries define dozens in the global one."""
+  values = flags.FlagValues()
+
+  def text(name: str, meaning: str) -> None:
+    flags.DEFINE_string(name, None, meaning, flag_values=values)
+
+  text('config', 'configuration: FILE.py[:ARG], FILE.json, or a shipped NAME[:ARG]')
+  text('workdir', 'folder of the run: configuration, checkpoints, metrics, report')
+  flags.DEFINE_enum('mode', 'train', MODES, 'what to do', flag_values=values)
+  text('input', 'image, folder or stack to predict, or segmentation to evaluate')
+  text('labels', 'ground truth for --mode=evaluate --input')
+  text('output', 'where predict writes; JSON file for scores of evaluate --input or of check')
+  flags.DEFINE_bool('extend', False, 'allow more train.steps than before', flag_values=values)
+  return values
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs one mode and returns the exit code: 0, 2 bad input, 3 training failed, 75 interrupted.
+
+  Args:
+    argv: as sys.argv, the program's name first.
+  """
+  if any(a in ('-h', '--help', '-help', '--helpfull', 'help') for a in argv[1:]):
+    print(command_help.text(fields='--helpfull' in argv))
+    return 0
+  _log_to_stderr()
+  try:
+    values, overrides = _parse(argv)
+    config = _load_config(values, overrides)
+    with catch_signals() as stop:
+      _dispatch(values, config, stop, command=' '.join(['python -m emseg_jax.main', *argv[1:]]))
+  except EmsegError as error:
+    LOGGER.error('%s: %s', type(error).__name__, error)
+    return error.exit_code
+  return 0
+
+
+def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+  prefix = '--config.'
+  overrides = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
+  values = _define_flags()
+  try:
+    rest = values([a for a in argv if not a.startswith(prefix)])
+  except flags.Error as error:
+    raise ConfigError(f'{error}; --help lists all flags') from error
+  if len(rest) > 1:
+    raise ConfigError(f'{rest[1]!r} is not a flag; flags start with --, see --help')
+  return values, overrides
+
+
+def _load_config(values: flags.FlagValues, overrides: Sequence[str]) -> Config:
+  """From --config, else from the work directory; the overrides on top."""
+  from emseg_jax import workdir
+
+  if values.config:
+    config = config_io.load(values.config)
+  elif values.workdir and (Path(values.workdir) / 'config.json').exists():
+    config = workdir.read_config(Path(values.workdir))
+  elif values.mode == 'evaluate' and values.input:
+    raise ConfigError(
+      '--mode=evaluate --input: needs --config or --workdir for classes and label mapping'
+    )
+  else:
+    raise ConfigError(
+      f'--mode={values.mode}: needs --config (a file, or one of: {", ".join(config_io.shipped())}) '
+      'or a --workdir that holds a run'
+    )
+  return config_io.apply_overrides(config, overrides)
+
+
+def _dispatch(values: flags.FlagValues, config: Config, stop: StopFlag, *, command: str) -> None:
+  mode = values.mode
+  if mode == 'check':
+    _check(values, config)
+    return
+  scoring = mode == 'evaluate' and values.input
+  needed = ['workdir'] if not scoring else ['labels']
+  needed += ['input', 'output'] if mode == 'predict' else []
+  for name in needed:
+    if not getattr(values, name):
+      raise ConfigError(f'--mode={mode}: needs --{name}')
+  folder = Path(values.workdir) if values.workdir else None
+  _prepare_devices(config)
+  from emseg_jax import api  # jax is imported only now, when its environment is set
+
+  if mode == 'train':
+    if values.config and values.config.split(':')[0] in ('auto', 'configs/auto.py'):
+      from emseg_jax import auto
+
+      LOGGER.info(auto.explain(config))
+    api.train(config, folder, extend=values.extend, should_stop=stop, command=command)
+  elif scoring:
+    output = Path(values.output) if values.output else None
+    api.score(config, Path(values.input), Path(values.labels), output=output)
+  elif mode == 'evaluate':
+    api.evaluate(config, folder, should_stop=stop)
+  elif mode == 'predict':
+    api.predict(config, folder, Path(values.input), Path(values.output), should_stop=stop)
+  else:
+    LOGGER.info('-> %s', api.report(config, folder, command=None))
+
+
+def _check(values: flags.FlagValues, config: Config) -> None:
+  """Prints the data doctor's findings; raises if training could not go well."""
+  from emseg_jax import auto, check
+
+  if values.config and values.config.split(':')[0] in ('auto', 'configs/auto.py'):
+    print(auto.explain(config))
+  report = check.check(config)
+  print(check.format_report(report))
+  if values.output:
+    config_io.write_text(Path(values.output), json.dumps(report.to_json(), indent=2) + '\n')
+  if not report.ok:
+    raise DataError('the data are not ready to train on; see the errors above')
+
+
+def _prepare_devices(config: Config) -> None:
+  """Sets what must be in the environment before jax starts, and warns of an idle GPU."""
+  if config.run.deterministic:
+    flag = '--xla_gpu_deterministic_ops=true'
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
+  import jax
+
+  if config.run.compile_cache:
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.run.compile_cache))
+  if os.path.exists('/proc/driver/nvidia/version') and jax.default_backend() == 'cpu':
+    LOGGER.warning(
+      'There is an NVIDIA GPU, but this jax runs on the CPU; install it with '
+      'pip install "emseg_jax[cuda13]" (or cuda12)'
+    )
+
+
+def _log_to_stderr() -> None:
+  """Our own messages as plain lines; libraries only when something is wrong."""
+  handler = logging.StreamHandler(sys.stderr)
+  handler.setFormatter(logging.Formatter('%(message)s'))
+  LOGGER.handlers = [handler]
+  LOGGER.setLevel(logging.INFO)
+  LOGGER.propagate = False
+  absl_logging.set_verbosity(absl_logging.ERROR)
+
+
+def run() -> None:
+  """Entry point of `python -m emseg_jax.main` and of the `emseg_jax` command."""
+  flags.FLAGS(['emseg_jax'])  # libraries that read absl's global flags need them parsed
+  sys.exit(main(sys.argv))
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,191 @@
+"""Prediction: class probabilities of whole images, and of files.
+
+`Predictor` is the one way from normalised pixels to probabilities; training's validation,
+evaluation and prediction all use it.
+"""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from emseg_jax import config as config_lib
+from emseg_jax import experiment, sharding, tiling, train_step
+from emseg_jax.checkpoint import Checkpoints, Meta
+from emseg_jax.data import normalise, pairs, volumes, writers
+from emseg_jax.errors import DataError, OutputError
+from emseg_jax.train_state import TrainState
+
+__all__ = ['Predictor', 'load_predictor', 'predict_files', 'tile_size']
+
+LOGGER = logging.getLogger(__name__)
+
+StopFn = Callable[[], bool]
+
+
+def tile_size(config: config_lib.Config) -> tuple[int, int]:
+  """predict.tile, or twice the patch: more context and less overlap than the patch itself."""
+  return config.predict.tile or tuple(2 * size for size in config.data.patch)
+
+
+class Predictor:
+  """Runs a network over whole images by overlapping tiles; compiles once.
+
+  Args:
+    setup: network, mesh and configuration.
+    normalisation: the training run's, for callers that read files.
+    meta: what the restored checkpoint says of itself; None while training.
+  """
+
+  def __init__(
+    self,
+    setup: experiment.Experiment,
+    normalisation: normalise.Normalisation,
+    meta: Meta | None = None,
+  ):
+    self.setup = setup
+    self.config = setup.config
+    self.normalisation = normalisation
+    self.meta = meta
+    self._variables = None
+    step = train_step.make_predict_step(setup.model)
+    rows = sharding.batch_sharding(setup.mesh)
+    self._step = jax.jit(step, out_shardings=rows)
+    shards = setup.mesh.shape['data']
+    # A device call takes the same number of tiles on every device.
+    self._batch_size = -(-self.config.predict.batch_size // shards) * shards
+
+  def load(self, state: TrainState) -> None:
+    """Uses the parameters of `state` from now on."""
+    self._variables = train_step.predict_variables(state)
+
+  def probabilities(self, image: np.ndarray, should_stop: StopFn | None = None) -> np.ndarray:
+    """Normalised image [Y, X, C] f32 -> probabilities [Y, X, num_classes] f32.
+
+    Raises:
+      Interrupted: `should_stop` said so between two batches of tiles.
+    """
+
+    def apply_fn(tiles: np.ndarray) -> jax.Array:
+      placed = sharding.put_batch({'image': tiles}, self.setup.mesh)
+      return self._step(self._variables, placed['image'])
+
+    options = self.config.predict
+    return tiling.predict_tiled(
+      apply_fn,
+      image,
+      tile=tile_size(self.config),
+      overlap=options.overlap,
+      blend=options.blend,
+      batch_size=self._batch_size,
+      num_classes=len(self.config.task.classes),
+      should_stop=should_stop,
+    )
+
+
+def load_predictor(config: config_lib.Config, workdir: Path) -> Predictor:
+  """Restores the checkpoint that eval.checkpoint names.
+
+  Raises:
+    CheckpointError: the work directory holds no intact checkpoint.
+  """
+  checkpoints = Checkpoints(workdir / 'checkpoints', keep=config.train.keep, read_only=True)
+  setup = experiment.set_up(config)
+  with contextlib.closing(checkpoints):
+    state, meta = checkpoints.restore(setup.abstract_state(), which=config.eval.checkpoint)
+  predictor = Predictor(setup, normalise.Normalisation.from_json(meta.normalisation), meta)
+  predictor.load(state)
+  LOGGER.info('Using the checkpoint of step %d in %s.', meta.step, workdir)
+  return predictor
+
+
+def predict_files(
+  predictor: Predictor, source: Path, output: Path, *, should_stop: StopFn | None = None
+) -> list[Path]:
+  """Segments an image, a folder or a stack into the same kind of file.
+
+  Labels carry the values of the training labels (the inverse of data.label_mapping). With
+  predict.probabilities each class also gets a map `OUTPUT_prob_CLASS`, scaled to the full range of
+  its type.
+
+  Args:
+    predictor: a loaded predictor.
+    source: what to segment.
+    output: file or folder to write.
+    should_stop: asked between batches of tiles.
+
+  Returns:
+    The paths written, labels first.
+
+  Raises:
+    DataError: the source cannot be read, or its type is not the one trained on where that matters.
+    Interrupted: `should_stop` said so; nothing is left half-written.
+    OutputError: the output cannot be written.
+  """
+  config = predictor.config
+  volume = volumes.open_volume(source)
+  _warn_of_other_type(volume, predictor.normalisation)
+  split = pairs.Split.of_images(volume)
+  values = _file_values(config)
+  kind = config.predict.probabilities
+  try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Probability maps wait here section by section: a volume times classes would not fit in memory.
+    spool = tempfile.TemporaryDirectory(dir=output.parent, prefix='.emseg_')
+  except OSError as error:
+    raise OutputError(f'{output}: cannot be written: {error.strerror}') from error
+
+  def label_sections() -> Iterator[np.ndarray]:
+    for index in range(len(volume)):
+      image = split.network_image(index, predictor.normalisation)
+      probabilities = predictor.probabilities(image, should_stop)
+      if kind:
+        scaled = np.round(probabilities * np.iinfo(kind).max).astype(kind)
+        np.save(Path(spool.name) / f'{index}.npy', scaled)
+      LOGGER.info('%d/%d %s', index + 1, len(volume), volume.names[index])
+      yield values[np.argmax(probabilities, axis=-1)]
+
+  def map_sections(k: int) -> Iterator[np.ndarray]:
+    for index in range(len(volume)):
+      yield np.ascontiguousarray(np.load(Path(spool.name) / f'{index}.npy', mmap_mode='r')[..., k])
+
+  with spool:
+    written = [writers.write_like(volume, output, label_sections())]
+    for k, name in enumerate(config.task.classes if kind else ()):
+      path = writers.write_like(volume, output, map_sections(k), suffix=f'_prob_{name}')
+      written.append(path)
+  return written
+
+
+def _file_values(config: config_lib.Config) -> np.ndarray:
+  """Class index -> value in label files: the smallest value that the mapping sends there."""
+  count = len(config.task.classes)
+  mapping = config.data.label_mapping or {i: i for i in range(count)}
+  values = [min((v for v, c in mapping.items() if c == k), default=k) for k in range(count)]
+  fits_uint8 = min(values) >= 0 and max(values) <= 255
+  return np.array(values, np.uint8 if fits_uint8 else np.uint16)
+
+
+def _warn_of_other_type(volume: volumes.Volume, normalisation: normalise.Normalisation) -> None:
+  """Fixed statistics of 8-bit images make nonsense of 16-bit ones, and the other way round.
+
+  Raises:
+    DataError: the normalisation uses training statistics and the type differs.
+  """
+  if volume.dtype.name == normalisation.dtype or normalisation.needs_volume:
+    return
+  if normalisation.kind == 'dataset':
+    raise DataError(
+      f'{volume.path}: pixels are {volume.dtype.name}, the network was trained on '
+      f'{normalisation.dtype}; convert them, or train with data.normalisation=per_volume'
+    )
+  LOGGER.warning(
+    '%s: pixels are %s, the network was trained on %s.',
+    volume.path,
+    volume.dtype.name,
+    normalisation.dtype,
+  )

@@ -1,0 +1,310 @@
+"""Training: the loop that composes data, step, evaluation, checkpoints and logging.
+
+The order at every step boundary is fixed: evaluate, save, stop or go on. A checkpoint therefore
+knows whether its step was evaluated, and a restart repeats exactly what is missing: the batches,
+the random numbers and the parameters are those of a run that was never interrupted.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from emseg_jax import augment, evaluate, experiment, sharding, train_step, workdir
+from emseg_jax import config as config_lib
+from emseg_jax.checkpoint import Checkpoints, Meta
+from emseg_jax.data import normalise, pairs, pipeline
+from emseg_jax.errors import CheckpointError, DataError, Interrupted, TrainingError
+from emseg_jax.metric_writer import MetricWriter
+from emseg_jax.predict import Predictor
+from emseg_jax.progress import Progress
+from emseg_jax.train_state import TrainState, parameter_count
+
+__all__ = ['TrainResult', 'train']
+
+LOGGER = logging.getLogger(__name__)
+
+StopFn = Callable[[], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+  """Attributes:
+  step: last step done.
+  best_step: step with the best validation score, -1 without validation.
+  best_score: that score.
+  """
+
+  step: int
+  best_step: int
+  best_score: float
+
+
+def train(
+  config: config_lib.Config, folder: Path, *, should_stop: StopFn, extend: bool = False
+) -> TrainResult:
+  """Trains, or goes on training, in a work directory.
+
+  Args:
+    config: the validated configuration.
+    folder: the work directory; the latest intact checkpoint in it is resumed.
+    should_stop: asked at every step and between tiles of an evaluation.
+    extend: allow more steps than the run had before.
+
+  Raises:
+    Interrupted: `should_stop` said so; the state is saved and the same call resumes it.
+    TrainingError: loss or gradient is not finite; checkpoints before that are kept.
+    EmsegError: configuration, data, devices, checkpoints or output cannot be used; one of its
+      subclasses.
+  """
+  splits = {
+    name: pairs.open_split(getattr(config.data, name), task=config.task, data=config.data)
+    for name in ('train', 'validation')
+  }
+  if len(splits['train']) == 0:
+    raise DataError('data.train: its sources hold no sections')
+  setup = experiment.set_up(config, batch_size=config.train.batch_size)
+  workdir.claim(folder, config, extend=extend)
+  checkpoints = Checkpoints(folder / 'checkpoints', keep=config.train.keep)
+  with workdir.logging_to(folder), contextlib.closing(checkpoints):
+    state, meta = _restore_or_start(setup, checkpoints, splits['train'])
+    loop = _Loop(setup, splits, checkpoints, folder, state, meta, should_stop)
+    try:
+      return loop.run()
+    finally:
+      loop.close()
+
+
+def _restore_or_start(
+  setup: experiment.Experiment, checkpoints: Checkpoints, split: pairs.Split
+) -> tuple[TrainState, Meta]:
+  """The own work directory's latest checkpoint wins over a fresh start."""
+  config = setup.config
+  fingerprint = split.fingerprint()
+  restored = checkpoints.restore_latest(setup.abstract_state())
+  if restored is not None:
+    state, meta = restored
+    if meta.data != fingerprint:
+      raise CheckpointError(
+        f'{checkpoints.folder}: the training data changed since this run began; '
+        'use the old data, or another --workdir'
+      )
+    LOGGER.info('Resuming at step %d.', meta.step)
+    return state, meta
+  record = normalise.fit(config.data.normalisation, config.data.channels, split.images())
+  meta = Meta(
+    step=0,
+    evaluated_step=-1,
+    best_step=-1,
+    best_score=-math.inf,
+    normalisation=record.to_json(),
+    data=fingerprint,
+    config=config.model_dump(mode='json'),
+    versions=experiment.versions(),
+  )
+  return setup.initial_state(), meta
+
+
+class _Loop:
+  """State of one call of `train`."""
+
+  def __init__(
+    self,
+    setup: experiment.Experiment,
+    splits: dict[str, pairs.Split],
+    checkpoints: Checkpoints,
+    folder: Path,
+    state: TrainState,
+    meta: Meta,
+    should_stop: StopFn,
+  ):
+    self._setup, self._config = setup, setup.config
+    self._checkpoints = checkpoints
+    self._validation = splits['validation']
+    self._should_stop = should_stop
+    self._state, self._meta = state, meta
+    self._saved_step = meta.step
+    self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+    self._window: list[dict[str, float]] = []
+    normalisation = normalise.Normalisation.from_json(meta.normalisation)
+    self._predictor = Predictor(setup, normalisation)
+    region = augment.read_size(self._config.augment, self._config.data.patch)
+    dataset = pipeline.train_dataset(
+      splits['train'],
+      region=region,
+      normalisation=normalisation,
+      seed=self._config.train.seed,
+      batch_size=self._config.train.batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    self._batches = pipeline.train_iterator(
+      dataset,
+      start_step=meta.step,
+      threads=self._config.data.threads,
+      prefetch=self._config.data.prefetch,
+    )
+    _describe(setup, splits, state, region)
+    self._step_fn = self._compile(dataset[0]) if meta.step < self._config.train.steps else None
+    self._writer = MetricWriter(
+      folder,
+      restored_step=meta.step,
+      evaluated_step=meta.evaluated_step,
+      tensorboard=self._config.run.tensorboard,
+    )
+    self._progress = Progress(
+      start=meta.step,
+      total=self._config.train.steps,
+      batch_size=self._config.train.batch_size,
+    )
+
+  def _compile(self, example: dict[str, np.ndarray]) -> train_step.StepFn:
+    step = train_step.make_train_step(
+      self._setup.model,
+      self._setup.optimizer,
+      self._setup.schedule,
+      self._config,
+      self._setup.mesh,
+    )
+    batch = sharding.put_batch(example, self._setup.mesh)
+    began = time.perf_counter()
+    compiled = train_step.compile_train_step(step, self._state, batch, self._setup.mesh)
+    LOGGER.info('Compiled the training step in %.1f s.', time.perf_counter() - began)
+    return compiled
+
+  def run(self) -> TrainResult:
+    while True:
+      try:
+        improved = self._evaluation_is_due() and self._evaluate()
+      except Interrupted:
+        self._save_and_stop()
+      if improved or self._save_is_due():
+        self._save()
+      if self._meta.step >= self._config.train.steps:
+        break
+      if self._should_stop():
+        self._save_and_stop()
+      self._train_one_step()
+    self._checkpoints.wait()
+    return TrainResult(self._meta.step, self._meta.best_step, self._meta.best_score)
+
+  def close(self) -> None:
+    self._progress.close()
+    self._writer.close()
+
+  def _train_one_step(self) -> None:
+    began = time.perf_counter()
+    host_batch = next(self._batches)
+    waited = time.perf_counter() - began
+    batch = sharding.put_batch(host_batch, self._setup.mesh)
+    self._state, metrics = self._step_fn(self._state, batch)
+    self._meta = dataclasses.replace(self._meta, step=self._meta.step + 1)
+    self._progress.step(waited=waited)
+    self._pending.append((self._meta.step, metrics))
+    # Fetched one step late, so that the device always has the next step queued.
+    self._fetch(keep=1)
+    if self._meta.step % self._config.train.log_every == 0:
+      self._fetch(keep=0)
+      self._log()
+
+  def _fetch(self, *, keep: int) -> None:
+    """Brings metrics to the host, all but the last `keep`, and stops at the first bad one."""
+    while len(self._pending) > keep:
+      step, metrics = self._pending.pop(0)
+      values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+      bad = [name for name, value in values.items() if not math.isfinite(value)]
+      if bad:
+        self._checkpoints.wait()
+        raise TrainingError(
+          f'step {step}: {bad[0]} is {values[bad[0]]}; stopped, the checkpoint of step '
+          f'{self._saved_step} is kept. Lower optim.learning_rate, or set optim.clip_norm'
+        )
+      self._window.append(values)
+
+  def _log(self) -> None:
+    names = self._window[-1]
+    mean = {name: float(np.mean([values[name] for values in self._window])) for name in names}
+    scalars = {
+      'train/loss': mean.pop('loss'),
+      'opt/learning_rate': self._window[-1]['learning_rate'],
+      'norm/grads': mean.pop('grad_norm'),
+    }
+    mean.pop('learning_rate')
+    scalars |= {f'train/{name}': value for name, value in mean.items()}
+    scalars |= self._progress.window()
+    self._window.clear()
+    self._writer.write(self._meta.step, scalars)
+    self._progress.report(self._meta.step, scalars)
+
+  def _evaluation_is_due(self) -> bool:
+    step = self._meta.step
+    due = step == self._config.train.steps or step % self._config.train.eval_every == 0
+    return due and step > 0 and len(self._validation) > 0 and self._meta.evaluated_step != step
+
+  def _evaluate(self) -> bool:
+    """Scores validation; returns whether it is the best so far."""
+    self._fetch(keep=0)
+    self._predictor.load(self._state)
+    result = evaluate.evaluate_split(
+      self._predictor, self._validation, baselines=False, should_stop=self._should_stop
+    )
+    step, scores = self._meta.step, result.scores
+    scalars = {f'validation/{name}': scores[name] for name in ('miou', 'accuracy', 'mean_dice')}
+    for name, row in scores['per_class'].items():
+      scalars[f'validation/iou/{name}'] = row['iou']
+    self._writer.write(step, scalars)
+    score = scores[self._config.eval.best]
+    improved = score > self._meta.best_score
+    self._progress.say(
+      f'step {step}: validation mIoU {scores["miou"]:.4f}, accuracy {scores["accuracy"]:.4f} '
+      f'({result.seconds:.1f} s){", the best so far" if improved else ""}'
+    )
+    self._meta = dataclasses.replace(self._meta, evaluated_step=step)
+    if improved:
+      self._meta = dataclasses.replace(self._meta, best_step=step, best_score=score)
+    self._progress.restart()
+    return improved
+
+  def _save_is_due(self) -> bool:
+    step = self._meta.step
+    due = step == self._config.train.steps or step % self._config.train.checkpoint_every == 0
+    return due and step > self._saved_step
+
+  def _save(self) -> None:
+    self._fetch(keep=0)  # nothing that is not finite reaches a checkpoint
+    self._checkpoints.save(self._state, self._meta)
+    self._saved_step = self._meta.step
+
+  def _save_and_stop(self) -> None:
+    if self._meta.step > self._saved_step:
+      self._save()
+    self._checkpoints.wait()
+    raise Interrupted(
+      f'stopped at step {self._meta.step}, saved; the same command goes on from there'
+    )
+
+
+def _describe(
+  setup: experiment.Experiment,
+  splits: dict[str, pairs.Split],
+  state: TrainState,
+  region: tuple[int, int],
+) -> None:
+  """Prints what is about to be trained on what."""
+  config = setup.config
+  LOGGER.info(
+    '%s with %s parameters on %d x %s; %s',
+    config.model.name,
+    f'{parameter_count(state.params):,}',
+    setup.mesh.size,
+    setup.mesh.devices.flat[0].device_kind,
+    ', '.join(f'{len(split)} {name} sections' for name, split in splits.items()),
+  )
+  if region != config.data.patch:
+    LOGGER.info('Reading regions of %s for patches of %s.', region, config.data.patch)

@@ -1,0 +1,79 @@
+"""The work directory of a run: its configuration, who may use it again, and where things lie.
+
+`config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `evaluation/`, `report.html`,
+`log.txt`.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from emseg_jax import config_io
+from emseg_jax.config import Config
+from emseg_jax.errors import ConfigError, EmsegError
+
+__all__ = ['claim', 'logging_to', 'read_config']
+
+
+def read_config(workdir: Path) -> Config:
+  """Reads the configuration of an existing run.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  path = workdir / 'config.json'
+  if not path.is_file():
+    raise ConfigError(
+      f'--workdir={workdir}: holds no run (no config.json); train one first, or give --config'
+    )
+  return config_io.from_json(path)
+
+
+def claim(workdir: Path, config: Config, *, extend: bool) -> None:
+  """Makes `workdir` this run's, or checks that it already is.
+
+  Args:
+    workdir: created if missing.
+    config: the run's configuration.
+    extend: allow more train.steps than before.
+
+  Raises:
+    ConfigError: the folder belongs to a run with another configuration.
+    OutputError: the folder cannot be written.
+  """
+  path = workdir / 'config.json'
+  if path.is_file():
+    old = config_io.from_json(path)
+    if extend and config.train.steps >= old.train.steps:
+      old = old.model_copy(
+        update={'train': old.train.model_copy(update={'steps': config.train.steps})}
+      )
+    changed = config_io.differences(old, config)
+    if changed:
+      raise ConfigError(
+        f'--workdir={workdir}: belongs to a run with another configuration: {"; ".join(changed)}; '
+        'use another --workdir, or the old values'
+        + (' (--extend allows more train.steps)' if 'train.steps' in str(changed) else '')
+      )
+  config_io.write_text(path, config_io.to_json(config))
+
+
+@contextlib.contextmanager
+def logging_to(workdir: Path) -> Iterator[None]:
+  """Adds the package's messages, and the error that ends the block, to log.txt."""
+  handler = logging.FileHandler(workdir / 'log.txt', encoding='utf-8')
+  handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(message)s'))
+  package = logging.getLogger('emseg_jax')
+  package.addHandler(handler)
+  try:
+    yield
+  except EmsegError as error:
+    record = package.makeRecord(
+      package.name, logging.ERROR, __file__, 0, '%s: %s', (type(error).__name__, error), None
+    )
+    handler.emit(record)
+    raise
+  finally:
+    package.removeHandler(handler)
+    handler.close()

@@ -1,0 +1,61 @@
+"""--help names everything that exists, and nothing that does not."""
+
+import re
+import shlex
+
+import pydantic
+
+from emseg_jax import command_help, config_io, main, models
+from emseg_jax.config import Config
+
+HELP = command_help.text(fields=False)
+HELP_FULL = command_help.text(fields=True)
+
+
+def paths(section=Config, prefix='config'):
+  for name, field in section.model_fields.items():
+    if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
+      yield from paths(field.annotation, f'{prefix}.{name}')
+    else:
+      yield f'{prefix}.{name}'
+
+
+def test_help_lists_every_network_and_every_shipped_configuration():
+  for name in (*models.MODELS, *config_io.shipped()):
+    assert re.search(rf'\b{re.escape(name)}\b', HELP), name
+
+
+def test_help_names_every_mode_and_every_flag():
+  for mode in main.MODES:
+    assert re.search(rf'^  {mode} ', HELP, re.MULTILINE), mode
+  ours = set(main._define_flags()) - {'?', 'help', 'helpfull', 'helpshort', 'helpxml'}
+  flags = {m[1] for m in re.finditer(r'^  --([a-z]+)', HELP, re.MULTILINE)}
+  assert flags == ours - {'only_check_args', 'flagfile', 'undefok'} | {'help'}
+
+
+def test_the_overrides_in_the_help_can_be_typed_into_a_shell():
+  overrides = re.findall(r'--config\.([a-z]\S+=\S+)', HELP)
+  assert len(overrides) == 4
+  for override in overrides:
+    plain = re.sub("'[^']*'", '', override)
+    assert not set(plain) & set('()[]{}*?$&;<>| "'), override  # a shell's own characters
+    config_io.apply_overrides(Config(), shlex.split(override))
+
+
+def test_no_line_of_the_help_is_wider_than_a_terminal():
+  assert max(map(len, HELP.splitlines())) <= 100
+
+
+def test_the_full_help_has_every_field_with_default_and_meaning():
+  reference = HELP_FULL.partition('\nCONFIGURATION\n')[2]
+  listed = re.findall(r'^  --(config\.[a-z0-9_.]+)=', reference, re.MULTILINE)
+  assert listed == list(paths())
+  assert '--config.optim.learning_rate=0.01\n      initial rate' in reference
+  assert HELP_FULL.startswith(HELP)
+
+
+def test_every_default_in_the_full_help_is_a_valid_override():
+  defaults = re.findall(r'^  --config\.(.+=.*)$', HELP_FULL.partition('\nCONFIGURATION\n')[2], re.M)
+  assert len(defaults) == len(list(paths()))
+  for default in defaults:
+    assert config_io.apply_overrides(Config(), [default]) == Config(), default

@@ -1,0 +1,120 @@
+"""Evaluation: counting over whole images, baselines, and scoring of files made elsewhere."""
+
+import json
+
+import numpy as np
+import pytest
+import support
+import tifffile
+
+from emseg_jax import config as config_lib
+from emseg_jax import errors, evaluate
+from emseg_jax.data import normalise, pairs
+
+TASK = config_lib.Task(classes=('background', 'square'))
+MAPPING = {0: 0, 255: 1}
+
+
+class BrightIsSquare:
+  """Stands in for a network: bright pixels are class 1, with certainty."""
+
+  def __init__(self, threshold: float):
+    self.threshold = threshold
+    self.config = config_lib.Config(task=TASK)
+    self.normalisation = normalise.Normalisation('dataset', 1, 0.0, 1.0, 'uint8')
+
+  def probabilities(self, image, should_stop=None):
+    if should_stop is not None and should_stop():
+      raise errors.Interrupted('stopped')
+    bright = (image[..., 0] >= self.threshold).astype(np.float32)
+    return np.stack([1 - bright, bright], axis=-1)
+
+
+def _split(folder, **task) -> pairs.Split:
+  source = config_lib.Source(images=f'{folder}/image.tif', labels=f'{folder}/label.tif')
+  data = config_lib.Data(label_mapping=MAPPING)
+  return pairs.open_split([source], task=TASK.model_copy(update=task), data=data)
+
+
+def test_scores_equal_set_arithmetic_on_the_files(tmp_path):
+  support.write_pair(tmp_path, size=(70, 50))
+  result = evaluate.evaluate_split(BrightIsSquare(120), _split(tmp_path))
+  found = tifffile.imread(tmp_path / 'image.tif') >= 120
+  truth = tifffile.imread(tmp_path / 'label.tif') == 255
+  iou = [(a & b).sum() / (a | b).sum() for a, b in ((~found, ~truth), (found, truth))]
+  np.testing.assert_allclose(result.scores['miou'], np.mean(iou))
+  np.testing.assert_allclose(result.scores['accuracy'], (found == truth).mean())
+  assert result.confusion.sum() == truth.size
+  assert result.confusion[1, 0] == (truth & ~found).sum()  # rows are labels
+  assert [image.name for image in result.images] == [f'image[{i:03d}]' for i in range(4)]
+
+
+def test_the_best_threshold_is_found_and_beats_its_neighbours(tmp_path):
+  support.write_pair(tmp_path)
+  split = _split(tmp_path)
+  best = evaluate.evaluate_split(BrightIsSquare(0), split).baselines['threshold']
+  assert (best['below'], best['above']) == ('background', 'square')
+  for shift, wins in ((0, False), (-5, True), (5, True)):
+    other = evaluate.evaluate_split(BrightIsSquare(best['threshold'] + shift), split)
+    assert (best['miou'] > other.scores['miou']) is wins
+
+
+def test_majority_baseline_is_the_larger_class_share(tmp_path):
+  support.write_pair(tmp_path)  # squares cover 1/4 · 3/4 = 3/16 of the image
+  majority = evaluate.evaluate_split(BrightIsSquare(0), _split(tmp_path)).baselines['majority']
+  assert majority['class'] == 'background'
+  assert majority['accuracy'] == 1 - 3 / 16
+  assert majority['miou'] == (1 - 3 / 16) / 2
+
+
+def test_ignored_pixels_are_not_counted(tmp_path):
+  support.write_pair(tmp_path)
+  label = tifffile.imread(tmp_path / 'label.tif')
+  label[:, :10] = 9
+  tifffile.imwrite(tmp_path / 'label.tif', label, photometric='minisblack')
+  result = evaluate.evaluate_split(BrightIsSquare(120), _split(tmp_path, ignore_value=9))
+  assert result.confusion.sum() == 4 * 54 * 64
+
+
+def test_an_empty_split_is_an_error():
+  split = pairs.open_split([], task=TASK, data=config_lib.Data())
+  with pytest.raises(errors.DataError, match='no sections'):
+    evaluate.evaluate_split(BrightIsSquare(0), split)
+
+
+def test_a_stop_request_ends_the_evaluation(tmp_path):
+  support.write_pair(tmp_path)
+  with pytest.raises(errors.Interrupted):
+    evaluate.evaluate_split(BrightIsSquare(0), _split(tmp_path), should_stop=lambda: True)
+
+
+def test_files_made_elsewhere_are_scored_through_the_command_line(tmp_path, capsys):
+  support.write_pair(tmp_path)
+  label = tifffile.imread(tmp_path / 'label.tif')
+  guess = label.copy()
+  guess[:, :16] = 255  # 16 of 64 rows wrong: the squares begin at row 16
+  tifffile.imwrite(tmp_path / 'guess.tif', guess, photometric='minisblack')
+  code = support.run_main(
+    *support.pair_arguments(tmp_path), '--mode=evaluate', f'--input={tmp_path}/guess.tif',
+    f'--labels={tmp_path}/label.tif', f'--output={tmp_path}/scores.json',
+  )  # fmt: skip
+  assert code == 0
+  record = json.loads((tmp_path / 'scores.json').read_text())
+  assert record['scores']['accuracy'] == 0.75
+  # Squares: 16 rows x 48 columns right, 16 x 64 too many: 768 / 1792.
+  assert record['scores']['per_class']['square']['iou'] == pytest.approx(768 / 1792)
+  assert 'square' in capsys.readouterr().err
+
+
+def test_a_prediction_with_a_value_outside_the_mapping_is_named(tmp_path, capsys):
+  support.write_pair(tmp_path)
+  tifffile.imwrite(
+    tmp_path / 'guess.tif', np.full((4, 64, 64), 3, np.uint8), photometric='minisblack'
+  )
+  code = support.run_main(
+    *support.pair_arguments(tmp_path), '--mode=evaluate', f'--input={tmp_path}/guess.tif',
+    f'--labels={tmp_path}/label.tif',
+  )  # fmt: skip
+  assert code == 2
+  assert 'guess.tif' in (said := capsys.readouterr().err)
+  assert 'label value 3' in said

@@ -1,0 +1,136 @@
+"""The whole way through the command line: train, evaluate, predict, score, report."""
+
+import json
+
+import numpy as np
+import pytest
+import support
+import tifffile
+from PIL import Image
+
+from emseg_jax import config_io
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A short run on small files; bright squares are easy, so the scores mean something."""
+  folder = tmp_path_factory.mktemp('main')
+  support.write_pair(folder, sections=6)
+  code = support.run_main(
+    *support.pair_arguments(folder), f'--workdir={folder}/run', '--config.train.steps=60',
+    '--config.train.eval_every=30', '--config.train.checkpoint_every=30',
+  )  # fmt: skip
+  assert code == 0
+  return folder
+
+
+def test_training_leaves_everything_a_run_consists_of(run):
+  names = {path.name for path in (run / 'run').iterdir()}
+  assert names >= {
+    'config.json', 'checkpoints', 'metrics.jsonl', 'tensorboard', 'evaluation', 'report.html',
+    'log.txt',
+  }  # fmt: skip
+  records = [json.loads(line) for line in (run / 'run' / 'metrics.jsonl').read_text().splitlines()]
+  assert [r['step'] for r in records if 'validation/miou' in r] == [30, 60]
+  assert [r['step'] for r in records if 'train/loss' in r] == list(range(5, 61, 5))
+  assert not list((run / 'run').rglob('*.tmp'))
+
+
+def test_the_network_learns_what_a_threshold_cannot_miss(run):
+  record = json.loads((run / 'run' / 'evaluation' / 'validation.json').read_text())
+  assert record['scores']['miou'] > 0.9
+  assert record['baselines']['majority']['miou'] < 0.5
+  assert record['voxels'] == 6 * 64 * 64
+
+
+def test_evaluation_again_gives_the_same_numbers(run):
+  path = run / 'run' / 'evaluation' / 'validation.json'
+  before = json.loads(path.read_text())
+  assert support.run_main(f'--workdir={run}/run', '--mode=evaluate') == 0
+  assert json.loads(path.read_text())['confusion'] == before['confusion']
+
+
+def test_a_stack_comes_back_as_a_stack_with_the_training_labels_values(run):
+  code = support.run_main(
+    f'--workdir={run}/run', '--mode=predict', f'--input={run}/image.tif',
+    f'--output={run}/out/result.tif', '--config.predict.probabilities=uint16',
+  )  # fmt: skip
+  assert code == 0
+  result, truth = (tifffile.imread(run / name) for name in ('out/result.tif', 'label.tif'))
+  assert result.shape == truth.shape
+  assert set(np.unique(result)) <= {0, 255}
+  assert (result == truth).mean() > 0.95
+  maps = [tifffile.imread(run / f'out/result_prob_{c}.tif') for c in ('background', 'square')]
+  assert maps[0].dtype == np.uint16
+  total = maps[0].astype(int) + maps[1]
+  assert np.abs(total - 65535).max() <= 1  # probabilities add up to one
+  assert ((maps[1] > maps[0]) == (result == 255)).mean() > 0.999
+  record = json.loads((run / 'run' / 'evaluation' / 'validation.json').read_text())
+  # Prediction and evaluation share tiles and blending: the same pixels are right.
+  assert (result == truth).mean() == pytest.approx(record['scores']['accuracy'])
+
+
+def test_a_folder_of_images_comes_back_as_a_folder_and_an_image_as_an_image(run):
+  folder = run / 'pictures'
+  folder.mkdir()
+  stack = tifffile.imread(run / 'image.tif')
+  Image.fromarray(stack[0]).save(folder / 'a.png')
+  Image.fromarray(stack[1][:50, :37]).save(folder / 'b.png')  # another size
+  arguments = [f'--workdir={run}/run', '--mode=predict']
+  assert support.run_main(*arguments, f'--input={folder}', f'--output={run}/labels') == 0
+  assert sorted(p.name for p in (run / 'labels').iterdir()) == ['a.png', 'b.png']
+  assert Image.open(run / 'labels' / 'b.png').size == (37, 50)
+  code = support.run_main(*arguments, f'--input={folder}/b.png', f'--output={run}/single.png')
+  assert code == 0
+  np.testing.assert_array_equal(
+    np.asarray(Image.open(run / 'single.png')), np.asarray(Image.open(run / 'labels' / 'b.png'))
+  )
+
+
+def test_predictions_are_scored_like_any_segmentation(run):
+  arguments = [f'--workdir={run}/run', '--mode=evaluate', f'--labels={run}/label.tif']
+  assert support.run_main(f'--workdir={run}/run', '--mode=predict', f'--input={run}/image.tif',
+                          f'--output={run}/again.tif') == 0  # fmt: skip
+  output = run / 'again.json'
+  assert support.run_main(*arguments, f'--input={run}/again.tif', f'--output={output}') == 0
+  external = json.loads(output.read_text())
+  own = json.loads((run / 'run' / 'evaluation' / 'validation.json').read_text())
+  assert external['confusion'] == own['confusion']
+
+
+def test_the_stored_configuration_reloads_and_is_complete(run):
+  path = run / 'run' / 'config.json'
+  config = config_io.from_json(path)
+  assert config_io.to_json(config) == path.read_text()
+  assert config.train.steps == 60
+
+
+def test_the_report_is_written_again_on_request(run):
+  report = run / 'run' / 'report.html'
+  report.unlink()
+  assert support.run_main(f'--workdir={run}/run', '--mode=report') == 0
+  assert 'square' in report.read_text()
+
+
+def test_help_names_modes_configurations_and_networks(capsys):
+  assert support.run_main('--help') == 0
+  said = capsys.readouterr().out
+  for word in ('train', 'evaluate', 'predict', 'check', 'report', 'phantom', 'pmcanet', 'unet'):
+    assert word in said
+  assert max(len(line) for line in said.splitlines()) <= 110
+
+
+def test_help_lists_every_field_of_the_configuration(capsys):
+  assert support.run_main('--helpfull') == 0
+  said = capsys.readouterr().out
+  for field in ('config.optim.learning_rate', 'config.data.patch', 'config.predict.overlap'):
+    assert f'--{field}=' in said
+
+
+def test_the_entry_point_returns_the_exit_code():
+  process = support.start_main('--config=tiny', '--workdir=x', '--config.train.steps=0')
+  output = process.communicate(timeout=60)[0]
+  assert process.returncode == 2
+  assert output.strip().splitlines() == [
+    'ConfigError: config.train.steps = 0: should be greater than 0'
+  ]
