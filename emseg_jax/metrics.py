@@ -1,0 +1,205 @@
+"""Segmentation scores from one confusion matrix, and the two baselines that a network has to beat.
+
+Confusion matrices are counts: they add up over batches, tiles, images and processes, and are
+divided once. Rows are labels, columns predictions. Inside a step they are int32 (exact where
+float32 stops at 2^24, good for 2^31 voxels a call); on the host they are summed as int64.
+
+A score without a denominator (a class neither labelled nor predicted) is None, JSON null, and left
+out of the means.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from emseg_jax.errors import DataError
+
+__all__ = ['best_threshold', 'confusion_matrix', 'format_table', 'majority', 'scores']
+
+MEANS = ('accuracy', 'miou', 'mean_dice')
+PER_CLASS = ('iou', 'dice', 'precision', 'recall', 'share')
+
+
+@partial(jax.jit, static_argnames='num_classes')
+def confusion_matrix(
+  predictions: jax.Array, labels: jax.Array, weights: jax.Array, *, num_classes: int
+) -> jax.Array:
+  """Counts voxels by label and prediction where the weight is positive.
+
+  Args:
+    predictions: [...] integer class indices.
+    labels: [...] integer class indices; any value where the weight is 0.
+    weights: [...], 0 where a voxel must not count; other values all count as one.
+    num_classes: K.
+
+  Returns:
+    [K, K] int32; rows are labels, columns predictions.
+  """
+  classes = jnp.arange(num_classes).reshape(-1, *(1,) * labels.ndim)
+  # Comparisons and sums fuse into one pass, partition over devices and need no scatter.
+  is_label = (labels[None] == classes) & (weights[None] > 0)
+  is_predicted = predictions[None] == classes
+  both = is_label[:, None] & is_predicted[None, :]
+  return jnp.sum(both, axis=tuple(range(2, both.ndim)), dtype=jnp.int32)
+
+
+def scores(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+  """Accuracy, mean IoU, mean Dice, and the scores of each class.
+
+      accuracy = sum TP / all     IoU = TP / (TP + FP + FN)     Dice = 2 TP / (2 TP + FP + FN)
+      precision = TP / (TP + FP)  recall = TP / (TP + FN)       share = (TP + FN) / all
+
+  Args:
+    confusion: [K, K] integer counts; rows are labels.
+    classes: K names.
+
+  Returns:
+    {'accuracy', 'miou', 'mean_dice', 'per_class': {name: {'iou', 'dice', 'precision', 'recall',
+    'share'}}}; means run over the classes that are labelled or predicted; what has no denominator
+    is None.
+
+  Raises:
+    ValueError: the matrix is not K by K.
+  """
+  confusion = np.asarray(confusion, np.int64)
+  if confusion.shape != (len(classes), len(classes)):
+    raise ValueError(f'confusion matrix of shape {confusion.shape} for {len(classes)} classes')
+  hits, labelled, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+  total = confusion.sum()
+  columns = (
+    _ratio(hits, labelled + predicted - hits),
+    _ratio(2 * hits, labelled + predicted),
+    _ratio(hits, predicted),
+    _ratio(hits, labelled),
+    _ratio(labelled, np.full_like(labelled, total)),
+  )
+  iou, dice = columns[:2]
+  return {
+    'accuracy': _ratio(hits.sum(keepdims=True), total.reshape(1))[0],
+    'miou': _mean(iou),
+    'mean_dice': _mean(dice),
+    'per_class': {
+      name: dict(zip(PER_CLASS, row, strict=True))
+      for name, row in zip(classes, zip(*columns, strict=True), strict=True)
+    },
+  }
+
+
+def majority(counts: np.ndarray) -> dict[str, Any]:
+  """The scores of predicting the most frequent class everywhere.
+
+  Args:
+    counts: labelled voxels per class [K], or a confusion matrix [K, K], whose rows are summed.
+
+  Returns:
+    {'class': index, 'accuracy', 'miou', 'mean_dice'}.
+
+  Raises:
+    DataError: no labelled voxel.
+  """
+  counts = np.asarray(counts, np.int64)
+  counts = counts.sum(axis=1) if counts.ndim == 2 else counts
+  _require_labels(counts)
+  best = int(np.argmax(counts))
+  confusion = np.zeros((len(counts), len(counts)), np.int64)
+  confusion[:, best] = counts
+  return {'class': best, **_means(confusion)}
+
+
+def best_threshold(histograms: np.ndarray, bin_edges: np.ndarray) -> dict[str, Any]:
+  """The best that one grey threshold can do: class `below` under it, class `above` from it on.
+
+  Tries every bin edge and every ordered pair of classes, so both polarities, and keeps the highest
+  mean IoU; the other classes score 0. The outer edges predict one class everywhere, so the result
+  is never worse than `majority`.
+
+  Args:
+    histograms: [K, bins] integer; grey values of the labelled voxels of each class.
+    bin_edges: [bins + 1], rising; bin i is bin_edges[i] <= value < bin_edges[i + 1], as in
+      numpy.histogram.
+
+  Returns:
+    {'threshold', 'below', 'above' (class indices), 'accuracy', 'miou', 'mean_dice'}.
+
+  Raises:
+    DataError: no labelled voxel.
+    ValueError: the shapes do not belong together.
+  """
+  histograms = np.asarray(histograms, np.int64)
+  num_classes, bins = histograms.shape
+  if len(bin_edges) != bins + 1:
+    raise ValueError(f'{bins} bins need {bins + 1} edges, got {len(bin_edges)}')
+  labelled = histograms.sum(axis=1)
+  _require_labels(labelled)
+  # under[k, t]: voxels of class k below edge t; over[k, t]: the rest.
+  under = np.pad(np.cumsum(histograms, axis=1), ((0, 0), (1, 0)))
+  over = labelled[:, None] - under
+  all_under, all_over = under.sum(axis=0), over.sum(axis=0)
+  iou_below = under / np.maximum(labelled[:, None] + all_under - under, 1)
+  iou_above = over / np.maximum(labelled[:, None] + all_over - over, 1)
+  # The largest sum is the largest mean: predicting a class without labels, which would count in
+  # the mean, never pays, since a class that lies on that side of the threshold scores more.
+  total = iou_below[:, None] + iou_above[None, :]  # [K, K, edges]
+  total[np.arange(num_classes), np.arange(num_classes)] = -1.0  # two different classes
+  below, above, edge = (int(i) for i in np.unravel_index(np.argmax(total), total.shape))
+  confusion = np.zeros((num_classes, num_classes), np.int64)
+  confusion[:, below], confusion[:, above] = under[:, edge], over[:, edge]
+  return {
+    'threshold': float(bin_edges[edge]),
+    'below': below,
+    'above': above,
+    **_means(confusion),
+  }
+
+
+def format_table(
+  result: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+  """Plain text for logs: means of the network and the baselines, then a row per class.
+
+  Args:
+    result: what `scores` returns.
+    baselines: name -> what `majority` or `best_threshold` returns.
+  """
+  rows = {'network': result, **(baselines or {})}
+  overall = _columns('', MEANS, {name: [row[key] for key in MEANS] for name, row in rows.items()})
+  per_class = {name: [row[key] for key in PER_CLASS] for name, row in result['per_class'].items()}
+  return '\n'.join([*overall, '', *_columns('class', PER_CLASS, per_class)])
+
+
+def _columns(
+  corner: str, header: Sequence[str], rows: Mapping[str, Sequence[float | None]]
+) -> list[str]:
+  first = max(len(name) for name in (corner, *rows))
+  lines = [f'{corner:<{first}}' + ''.join(f'  {key:>9}' for key in header)]
+  for name, values in rows.items():
+    cells = ('-' if value is None else f'{value:.4f}' for value in values)
+    lines.append(f'{name:<{first}}' + ''.join(f'  {cell:>9}' for cell in cells))
+  return [line.rstrip() for line in lines]
+
+
+def _means(confusion: np.ndarray) -> dict[str, Any]:
+  result = scores(confusion, [str(k) for k in range(len(confusion))])
+  return {key: result[key] for key in MEANS}
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> list[float | None]:
+  pairs = zip(numerator.tolist(), denominator.tolist(), strict=True)
+  return [n / d if d else None for n, d in pairs]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+  known = [value for value in values if value is not None]
+  return sum(known) / len(known) if known else None
+
+
+def _require_labels(counts: np.ndarray) -> None:
+  if not counts.sum():
+    raise DataError(
+      'no labelled voxel to score: every label is missing or equals task.ignore_value; '
+      'check the labels of the split'
+    )
