@@ -43,7 +43,7 @@ def get_config(arg: str = '') -> Config:
       channels=3,
       patch=(128, 128),
     ),
-    augment=Augment(resize=(0.5, 2.0), rotate90=False),
+    augment=Augment(resize=(0.5, 2.0), flip='x', rotate90=False),
     model=Model(name='pmcanet', options={'width': 0.25} if options['cpu'] else {}),
     loss=Loss(terms={'ce': LossTerm(weight=1.0), 'dice': LossTerm(weight=3.0)}, aux_weight=0.4),
     optim=Optim(optimizer='sgd', learning_rate=0.01, momentum=0.9, weight_decay=5e-4),

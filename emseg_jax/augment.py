@@ -60,8 +60,10 @@ def augment(
 
   Args:
     batch: 'image' [B, Y, X, C] float32, normalised; 'label' [B, Y, X] or [B, Y, X, K]; 'weight'
-      [B, Y, X]; 'index' [B] integer, the global example number; other entries pass through
-      unchanged. (Y, X) should be `read_size`. What a zoom sees beyond its region has weight 0.
+      [B, Y, X]; 'index' [B] integer, the global example number; 'valid' [B, 2] integer, the extent
+      (y, x) of the region that is image, from its first voxel on; other entries pass through
+      unchanged. (Y, X) should be `read_size`. Patches lie within 'valid' where they fit. What a
+      zoom sees beyond its region has weight 0.
     key: the run's key folded with the step.
     options: which changes, and how strong; a change at 0 costs nothing.
     patch: size (y, x) of what comes out, voxels; at most 8192.
@@ -75,47 +77,48 @@ def augment(
   """
   if options.rotate90 and patch[0] != patch[1]:
     raise ValueError(f'augment.rotate90 needs a square data.patch, got {patch}')
+  region = batch['image'].shape[1:3]
+  if options.resize == (1.0, 1.0) and (region[0] < patch[0] or region[1] < patch[1]):
+    raise ValueError(f'region {region} is smaller than the patch {patch}')
 
-  def augment_one(image, label, weight, index):
+  def augment_one(image, label, weight, index, valid):
     draw_key, noise_key = jax.random.split(jax.random.fold_in(key, index))
     draws = dict(zip(DRAWS, jax.random.uniform(draw_key, (len(DRAWS),)), strict=True))
     place = _whole_voxels if options.resize == (1.0, 1.0) else _zoomed
-    y, x = place(draws, image.shape[:2], patch, options)
+    y, x = place(draws, valid, patch, options)
     y, x = _turn(y, x, draws, options)
     image, label, weight = _sample(image, label, weight, y, x)
     return _recolour(image, draws, noise_key, options), label, weight
 
   names = 'image', 'label', 'weight'
-  fields = jax.vmap(augment_one)(*(batch[name] for name in names), batch['index'])
+  fields = jax.vmap(augment_one)(*(batch[name] for name in (*names, 'index', 'valid')))
   return {**batch, **dict(zip(names, fields, strict=True))}
 
 
 def _whole_voxels(
-  draws: Draws, region: tuple[int, int], patch: tuple[int, int], options: config.Augment
+  draws: Draws, valid: jax.Array, patch: tuple[int, int], options: config.Augment
 ) -> list[jax.Array]:
-  """Integer coordinates y [Py] and x [Px] of a patch at a random position of its region."""
+  """Integer coordinates y [Py] and x [Px] of a patch at a random position within `valid`."""
   del options
-  if region[0] < patch[0] or region[1] < patch[1]:
-    raise ValueError(f'region {region} is smaller than the patch {patch}')
   axes = []
-  for name, extent, size in zip(('corner_y', 'corner_x'), region, patch, strict=True):
-    corner = jnp.floor(draws[name] * (extent - size + 1)).astype(jnp.int32)
-    axes.append(corner + jnp.arange(size))
+  for name, extent, size in zip(('corner_y', 'corner_x'), valid, patch, strict=True):
+    places = jnp.maximum(extent - size + 1, 1)
+    axes.append(jnp.floor(draws[name] * places).astype(jnp.int32) + jnp.arange(size))
   return axes
 
 
 def _zoomed(
-  draws: Draws, region: tuple[int, int], patch: tuple[int, int], options: config.Augment
+  draws: Draws, valid: jax.Array, patch: tuple[int, int], options: config.Augment
 ) -> list[jax.Array]:
-  """Coordinates y [Py] and x [Px] of a box of patch / zoom at a random position of its region.
+  """Coordinates y [Py] and x [Px] of a box of patch / zoom at a random position within `valid`.
 
   Counted from the centre of the region's first voxel; both are sampled at voxel centres. There is
   no low-pass filter: zooming out by more than 2 aliases.
   """
   zoom = _between(draws['zoom'], *options.resize)
   axes = []
-  for name, extent, size in zip(('corner_y', 'corner_x'), region, patch, strict=True):
-    corner = _times(draws[name], extent - size / zoom)
+  for name, extent, size in zip(('corner_y', 'corner_x'), valid, patch, strict=True):
+    corner = _times(draws[name], jnp.maximum(extent - size / zoom, 0.0))
     axes.append(corner + (jnp.arange(size) + 0.5) / zoom - 0.5)
   return axes
 
@@ -127,7 +130,7 @@ def _turn(
 
   Coordinates are turned, not images: a choice between images computes each of them.
   """
-  mirror_y, mirror_x = (options.flip & (draws[f'mirror_{axis}'] < 0.5) for axis in 'yx')
+  mirror_y, mirror_x = ((axis in options.flip) & (draws[f'mirror_{axis}'] < 0.5) for axis in 'yx')
   half, quarter = (options.rotate90 & (draws[f'{part}_turn'] < 0.5) for part in ('half', 'quarter'))
   y = jnp.where(mirror_y ^ half, y[::-1], y)
   x = jnp.where(mirror_x ^ half, x[::-1], x)

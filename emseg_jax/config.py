@@ -139,7 +139,7 @@ class Data(Section):
 class Augment(Section):
   """Random changes of training patches, made on the device; all off at evaluation."""
 
-  flip: bool = Field(True, description='mirror along y and x, each with probability 0.5')
+  flip: Literal['yx', 'x', 'y', 'off'] = Field('yx', description='axes mirrored, half the time')
   rotate90: bool = Field(True, description='turn by 0, 90, 180 or 270 degrees (square patches)')
   resize: Range = Field((1.0, 1.0), description='zoom range; (0.5, 2.0) in PmcaNet')
   brightness: Annotated[float, Field(ge=0, le=10)] = Field(

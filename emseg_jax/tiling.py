@@ -114,20 +114,7 @@ def predict_tiled(
   margins = [(0, max(t - s, 0)) for s, t in zip(shape, tile, strict=True)]
   # 'symmetric' repeats the edge voxel and so, unlike 'reflect', works on an axis of one voxel.
   padded = np.pad(image, [*margins, (0, 0)], mode='symmetric') if np.any(margins) else image
-  weight = window(tile, blend)[..., None]
-  summed = np.zeros((*padded.shape[:-1], num_classes), np.float32)
-  weights = np.zeros((*padded.shape[:-1], 1), np.float32)
-
-  def collect(places: list[tuple[slice, ...]], probabilities: Any) -> None:
-    values = np.asarray(probabilities, np.float32)
-    if values.shape != (batch_size, *tile, num_classes):
-      raise ValueError(
-        f'the network gave {values.shape}, expected {(batch_size, *tile, num_classes)}'
-      )
-    for place, result in zip(places, values, strict=False):  # what fills the last batch is dropped
-      summed[place] += weight * result
-      weights[place] += weight
-
+  blended = _Blended(padded.shape[:-1], num_classes, window(tile, blend))
   pending = None
   for places in _batches(origins, tile, batch_size):
     if should_stop is not None and should_stop():
@@ -138,11 +125,33 @@ def predict_tiled(
       tiles[i] = padded[place]
     running = places, apply_fn(tiles)
     if pending is not None:  # collected while the device works on the batch just started
-      collect(*pending)
+      blended.add(*pending)
     pending = running
-  collect(*pending)
-  summed /= weights
-  return summed[tuple(slice(s) for s in shape)]
+  blended.add(*pending)
+  return blended.mean()[tuple(slice(s) for s in shape)]
+
+
+class _Blended:
+  """The weighted average of overlapping tiles; `shape` is spatial, `weight` [*tile]."""
+
+  def __init__(self, shape: Sequence[int], num_classes: int, weight: np.ndarray):
+    self._weight = weight[..., None]
+    self._sum = np.zeros((*shape, num_classes), np.float32)
+    self._weights = np.zeros((*shape, 1), np.float32)
+
+  def add(self, places: Sequence[tuple[slice, ...]], probabilities: Any) -> None:
+    values = np.asarray(probabilities, np.float32)
+    expected = (*self._weight.shape[:-1], self._sum.shape[-1])
+    if values.shape[1:] != expected or len(values) < len(places):
+      raise ValueError(f'the network gave {values.shape}, expected [batch, {expected}]')
+    for place, result in zip(places, values, strict=False):  # what fills the last batch is dropped
+      self._sum[place] += self._weight * result
+      self._weights[place] += self._weight
+
+  def mean(self) -> np.ndarray:
+    """The average; to be asked for once."""
+    self._sum /= self._weights  # in place: an image times its classes may be large
+    return self._sum
 
 
 def _batches(

@@ -86,7 +86,8 @@ def compile_train_step(
 ) -> StepFn:
   """Compiles the step ahead of time for one shape of batch, the state donated.
 
-  The result refuses other shapes, so a run has one compilation or an error, never a silent recompilation.
+  The result refuses other shapes, so a run has one compilation or an error, never a silent
+  recompilation.
   """
   replicated = sharding.replicated(mesh)
   jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(replicated, replicated))

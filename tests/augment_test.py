@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from emseg_jax import augment, config
 
 FULL = config.Augment(resize=(0.5, 2.0), brightness=0.3, contrast=0.3, gamma=0.3, noise=0.2)
-STILL = {'flip': False, 'rotate90': False}
+STILL = {'flip': 'off', 'rotate90': False}
 KEY = jax.random.key(7)
 FIELDS = 'image', 'label', 'weight'
 
@@ -24,6 +24,7 @@ def ramps(indices, size):
     'label': np.tile((y * size[1] + x).astype(np.int32), (count, 1, 1)),
     'weight': np.ones((count, *size), np.float32),
     'index': np.asarray(indices, np.int32),
+    'valid': np.tile(np.asarray(size, np.int32), (count, 1)),
   }
 
 
@@ -80,7 +81,7 @@ def test_flips_and_turns_give_the_eight_symmetries_of_the_square_about_equally_o
 
 
 def test_turns_alone_never_mirror():
-  turned = run(ramps(range(64), (7, 7)), config.Augment(flip=False), (7, 7))['label']
+  turned = run(ramps(range(64), (7, 7)), config.Augment(flip='off'), (7, 7))['label']
   assert {matches(out, symmetries(np.arange(49).reshape(7, 7)))[0] for out in turned} == {
     0,
     1,
@@ -248,3 +249,31 @@ def test_a_grey_image_on_three_differently_normalised_channels_stays_grey():
   colour = {**grey, 'image': (offset + scale * grey['image']).astype(np.float32)}
   expected = offset + scale * run(grey, FULL, (16, 16))['image']
   np.testing.assert_allclose(run(colour, FULL, (16, 16))['image'], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('resize', [(1.0, 1.0), (0.5, 2.0)])
+def test_a_patch_lies_within_the_image_where_it_fits_though_the_region_is_larger(resize):
+  """Images of 40 x 48 in regions of 64 x 64: boxes of at most 16 / 0.5 = 32 voxels always fit."""
+  batch = ramps(range(64), (64, 64))
+  batch['valid'] = np.tile(np.array([40, 48], np.int32), (64, 1))
+  batch['weight'][:, 40:] = 0
+  batch['weight'][:, :, 48:] = 0
+  out = run(batch, config.Augment(resize=resize), (16, 16))
+  assert out['weight'].min() == 1
+  assert out['image'][..., 0].max() > 32  # the far side is reached
+
+
+def test_a_patch_larger_than_the_image_shows_all_of_it_and_gives_the_rest_weight_zero():
+  batch = ramps(range(8), (32, 32))
+  batch['valid'] = np.tile(np.array([20, 24], np.int32), (8, 1))
+  batch['weight'][:, 20:] = 0
+  batch['weight'][:, :, 24:] = 0
+  out = run(batch, config.Augment(), (32, 32))
+  np.testing.assert_array_equal(out['weight'].sum(axis=(1, 2)), 20 * 24)
+
+
+def test_mirroring_along_x_alone_never_turns_rows_upside_down():
+  out = run(ramps(range(32), (8, 8)), config.Augment(flip='x', rotate90=False), (8, 8))
+  rows, columns = out['image'][..., 0], out['image'][..., 1]
+  assert (rows[:, 0] == 0).all()
+  assert {int(c) for c in columns[:, 0, 0]} == {0, 7}

@@ -1,4 +1,6 @@
-"""Bad input through the command line: one clear sentence, the right exit code, nothing half-written."""
+"""Bad input through the command line: one clear sentence, the right exit code, nothing
+half-written.
+"""
 
 import json
 import resource
@@ -212,7 +214,9 @@ def test_prediction_refuses_another_network(tmp_path, capsys):
     ('--mode=trian', 'train'),
   ],
 )
-def test_impossible_options_name_the_field_and_what_is_allowed(tmp_path, capsys, argument, expected):
+def test_impossible_options_name_the_field_and_what_is_allowed(
+  tmp_path, capsys, argument, expected
+):
   code = support.run_main('--config=tiny', f'--workdir={tmp_path}/run', argument)
   assert code == 2
   _says(capsys, expected)

@@ -85,7 +85,8 @@ def test_a_step_can_be_saved_again_with_new_meta_data(tmp_path):
 def test_one_changed_element_changes_its_digest_only():
   state = _state(1)
   changed = dataclasses.replace(
-    state, params={'conv': state.params['conv'] | {'bias': state.params['conv']['bias'].at[3].set(-1)}}
+    state,
+    params={'conv': state.params['conv'] | {'bias': state.params['conv']['bias'].at[3].set(-1)}},
   )
   differ = [a != b for a, b in zip(state_digests(state), state_digests(changed), strict=True)]
   assert sum(differ) == 1
@@ -107,7 +108,9 @@ def _damage(path: Path, kind: str, rng: np.random.Generator) -> bool:
 
 @pytest.mark.parametrize('kind', ['truncate', 'delete', 'flip'])
 def test_damage_to_any_file_falls_back_to_the_checkpoint_before(tmp_path, kind, caplog):
-  """Each kind of file in turn. A harmless change may leave step 2 usable, but then its bits are right."""
+  """Each kind of file in turn. A harmless change may leave step 2 usable, but then its bits are
+  right.
+  """
   caplog.set_level(logging.WARNING)
   source = _saved(tmp_path, [1, 2])
   files = [f.relative_to(source / '00000002') for f in sorted((source / '00000002').rglob('*'))]

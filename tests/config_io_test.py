@@ -82,7 +82,7 @@ def test_none_is_a_value_where_it_is_allowed(text):
 
 @pytest.mark.parametrize(('text', 'value'), [('true', True), ('False', False), ('0', False)])
 def test_switches_are_true_or_false(text, value):
-  assert override(f'augment.flip={text}').augment.flip is value
+  assert override(f'augment.rotate90={text}').augment.rotate90 is value
 
 
 # Read as JSON these are 2024, 1.1, 1000.0 and a boolean; as a folder they are themselves.

@@ -83,7 +83,7 @@ def test_pmcanet_trains_as_its_paper_says():
   assert (optim.optimizer, optim.momentum, optim.weight_decay) == ('sgd', 0.9, 5e-4)
   assert (optim.schedule, optim.power, optim.learning_rate) == ('poly', 0.9, 0.01)
   assert (config.train.steps, config.train.batch_size) == (40_000, 16)
-  assert (config.augment.resize, config.augment.flip) == ((0.5, 2.0), True)
+  assert (config.augment.resize, config.augment.flip) == ((0.5, 2.0), 'x')
   assert (config.data.normalisation, config.data.channels) == ('imagenet', 3)
   assert {name: term.weight for name, term in config.loss.terms.items()} == {'ce': 1, 'dice': 3}
   assert config.loss.aux_weight == 0.4

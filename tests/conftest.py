@@ -1,4 +1,6 @@
-"""Test set-up: eight virtual CPU devices, strict rank promotion, and a compilation cache shared by runs."""
+"""Test set-up: eight virtual CPU devices, strict rank promotion, and a compilation cache shared by
+runs.
+"""
 
 import os
 import pathlib
@@ -15,8 +17,8 @@ if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', '')
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 COMPILE_CACHE = os.environ.get(
   'EMSEG_TEST_CACHE', os.path.join(tempfile.gettempdir(), 'emseg_jax_test_cache')
