@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/python -m emseg_jax.demo $(DEMO)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long -s

@@ -39,5 +39,5 @@ def get_config(arg: str = '') -> Config:
     augment=Augment(resize=(0.8, 1.25), brightness=0.3, contrast=0.3, gamma=0.3, noise=0.1),
     model=Model(name='unet', options={'width': 0.375, 'norm': 'batch'}),
     optim=Optim(optimizer='adamw', learning_rate=2e-3, weight_decay=1e-3),
-    train=Train(steps=2000, batch_size=8, eval_every=250, checkpoint_every=250),
+    train=Train(steps=1000, batch_size=8, eval_every=200, checkpoint_every=200),
   )

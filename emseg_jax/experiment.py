@@ -94,6 +94,11 @@ def validate(config: config_lib.Config) -> list[str]:
     losses.validate_terms({n: (t.weight, t.options) for n, t in config.loss.terms.items()})
   except ValueError as error:
     raise ConfigError(f'config.loss.terms: {error}') from error
+  if config.optim.warmup_steps >= config.train.steps:
+    raise ConfigError(
+      f'config.optim.warmup_steps={config.optim.warmup_steps}: must be below train.steps='
+      f'{config.train.steps}'
+    )
   remarks = []
   sizes = {'data.patch': config.data.patch, 'predict.tile': config.predict.tile}
   for field, size in sizes.items():

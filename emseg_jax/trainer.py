@@ -71,8 +71,10 @@ def train(
     raise DataError('data.train: its sources hold no sections')
   setup = experiment.set_up(config, batch_size=config.train.batch_size)
   workdir.claim(folder, config, extend=extend)
-  checkpoints = Checkpoints(folder / 'checkpoints', keep=config.train.keep)
-  with workdir.logging_to(folder), contextlib.closing(checkpoints):
+  with (
+    workdir.occupy(folder),
+    contextlib.closing(Checkpoints(folder / 'checkpoints', keep=config.train.keep)) as checkpoints,
+  ):
     state, meta = _restore_or_start(setup, checkpoints, splits['train'])
     loop = _Loop(setup, splits, checkpoints, folder, state, meta, should_stop)
     try:

@@ -5,15 +5,16 @@
 """
 
 import contextlib
+import fcntl
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from emseg_jax import config_io
 from emseg_jax.config import Config
-from emseg_jax.errors import ConfigError, EmsegError
+from emseg_jax.errors import ConfigError, EmsegError, OutputError
 
-__all__ = ['claim', 'logging_to', 'read_config']
+__all__ = ['claim', 'occupy', 'read_config']
 
 
 def read_config(workdir: Path) -> Config:
@@ -60,9 +61,26 @@ def claim(workdir: Path, config: Config, *, extend: bool) -> None:
 
 
 @contextlib.contextmanager
-def logging_to(workdir: Path) -> Iterator[None]:
-  """Adds the package's messages, and the error that ends the block, to log.txt."""
-  handler = logging.FileHandler(workdir / 'log.txt', encoding='utf-8')
+def occupy(workdir: Path) -> Iterator[None]:
+  """Keeps other processes out, and adds the package's messages and a final error to log.txt.
+
+  The lock is on log.txt and ends with the process, however it ends.
+
+  Raises:
+    OutputError: another process is training in this folder, or log.txt cannot be written.
+  """
+  path = workdir / 'log.txt'
+  try:
+    handler = logging.FileHandler(path, encoding='utf-8')
+  except OSError as error:
+    raise OutputError(f'{path}: cannot be written: {error.strerror}') from error
+  try:
+    fcntl.flock(handler.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    handler.close()
+    raise OutputError(
+      f'--workdir={workdir}: another process is training in it; stop that one, or use another folder'
+    ) from error
   handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(message)s'))
   package = logging.getLogger('emseg_jax')
   package.addHandler(handler)

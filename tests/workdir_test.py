@@ -1,6 +1,8 @@
 """Who may use a work directory again, and what its log holds."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -87,7 +89,7 @@ def log_of(folder):
 def test_messages_of_the_block_are_appended_to_the_log(tmp_path):
   logger = logging.getLogger('emseg_jax.anything')
   for text in ('one · 2 µm', 'two'):
-    with workdir.logging_to(tmp_path):
+    with workdir.occupy(tmp_path):
       logger.warning(text)
   logger.warning('outside')
   lines = log_of(tmp_path)
@@ -95,7 +97,7 @@ def test_messages_of_the_block_are_appended_to_the_log(tmp_path):
 
 
 def test_the_error_that_ends_the_block_is_in_the_log_once(tmp_path):
-  with pytest.raises(DataError), workdir.logging_to(tmp_path):
+  with pytest.raises(DataError), workdir.occupy(tmp_path):
     raise DataError('image.tif: is broken')
   (line,) = log_of(tmp_path)
   assert line.endswith(' ERROR DataError: image.tif: is broken')
@@ -103,6 +105,24 @@ def test_the_error_that_ends_the_block_is_in_the_log_once(tmp_path):
 
 def test_the_handler_is_gone_after_an_error(tmp_path):
   before = list(logging.getLogger('emseg_jax').handlers)
-  with pytest.raises(KeyError), workdir.logging_to(tmp_path):
+  with pytest.raises(KeyError), workdir.occupy(tmp_path):
     raise KeyError
   assert logging.getLogger('emseg_jax').handlers == before
+
+
+def test_a_second_process_in_the_same_folder_is_turned_away(tmp_path):
+  """Two trainings would overwrite each other's checkpoints; the lock goes when the holder dies."""
+  code = (
+    'import sys, time, pathlib\nfrom emseg_jax import workdir\n'
+    'with workdir.occupy(pathlib.Path(sys.argv[1])):\n  print("in", flush=True)\n  time.sleep(60)\n'
+  )
+  holder = subprocess.Popen(
+    [sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+  )
+  assert holder.stdout.readline() == 'in\n'
+  with pytest.raises(OutputError, match='another process'), workdir.occupy(tmp_path):
+    pass
+  holder.kill()
+  holder.communicate()
+  with workdir.occupy(tmp_path):
+    pass
