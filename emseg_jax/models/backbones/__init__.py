@@ -1,0 +1,1 @@
+"""Image-classification networks whose stages other networks build on."""

@@ -1,0 +1,219 @@
+"""Shared layers against flax's own, numpy loops and hand computation."""
+
+import functools
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from emseg_jax.models import layers
+
+
+def _normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_channels_are_rounded_and_at_least_one():
+  assert [layers.scaled(64, w) for w in (1.0, 0.375, 0.33, 1e-6)] == [64, 24, 21, 1]
+
+
+def test_padding_adds_zeros_at_the_end_and_crop_removes_them():
+  x = _normal(2, 5, 8, 3)
+  padded = layers.pad_to_multiple(x, 4)
+  assert padded.shape == (2, 8, 8, 3)
+  np.testing.assert_array_equal(padded[:, :5], x)
+  assert not np.any(padded[:, 5:])
+  np.testing.assert_array_equal(layers.crop(padded, (5, 8)), x)
+
+
+def test_padding_and_cropping_work_on_volumes():
+  assert layers.pad_to_multiple(_normal(1, 3, 5, 8, 2), 4).shape == (1, 4, 8, 8, 2)
+  assert layers.crop(_normal(1, 4, 8, 8, 2), (3, 5, 8)).shape == (1, 3, 5, 8, 2)
+
+
+def test_an_image_that_fits_is_neither_padded_nor_cropped():
+  x = jnp.ones((1, 8, 16, 1))
+  assert layers.pad_to_multiple(x, 8) is x
+  assert layers.crop(x, (8, 16)) is x
+
+
+@pytest.mark.parametrize(
+  ('kernel_size', 'stride', 'dilation', 'size'),
+  [
+    (3, 1, 1, (8, 11)),
+    (3, 1, 2, (8, 8)),
+    (3, 1, 4, (9, 3)),  # taps that reach beyond the whole image
+    (5, 1, 1, (6, 7)),
+    (3, 2, 1, (8, 9)),
+    (1, 1, 1, (4, 5)),
+    (1, 2, 1, (7, 8)),
+  ],
+)
+def test_conv_and_its_gradients_equal_flax(kernel_size, stride, dilation, size):
+  pad = dilation * (kernel_size - 1) // 2
+  ours = layers.Conv(4, kernel_size, stride=stride, dilation=dilation)
+  flax = nn.Conv(
+    4,
+    (kernel_size, kernel_size),
+    strides=stride,
+    kernel_dilation=dilation,
+    padding=((pad, pad), (pad, pad)),
+  )
+  x = _normal(2, *size, 3)
+  params = {'kernel': _normal(kernel_size, kernel_size, 3, 4, seed=1), 'bias': _normal(4, seed=2)}
+  expected = flax.apply({'params': params}, x)
+  target = _normal(*expected.shape, seed=3)
+
+  def value_and_gradients(module):
+    def loss(params, x):
+      out = module.apply({'params': params}, x)
+      return jnp.sum(target * out), out
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, x)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4),
+    value_and_gradients(ours),
+    value_and_gradients(flax),
+  )
+
+
+def test_the_kernel_gradient_of_accelerators_equals_that_of_cpus():
+  x, grad = _normal(2, 7, 6, 3), _normal(2, 7, 6, 4, seed=1)
+  zeros = jnp.zeros((3, 3, 3, 4))
+  transpose = jax.linear_transpose(lambda k: layers._convolve(x, k, 1, 2), zeros)
+  ours = layers._kernel_gradient_on_cpu(x, grad, 2, 3)
+  np.testing.assert_allclose(ours, transpose(grad)[0], atol=2e-5)
+
+
+def test_conv_starts_with_the_variance_of_he():
+  kernel = layers.Conv(64).init(jax.random.key(0), jnp.zeros((1, 4, 4, 32)))['params']['kernel']
+  np.testing.assert_allclose(np.var(kernel), 2 / (9 * 32), rtol=0.05)  # 2 / fan-in
+
+
+def test_up_conv_starts_with_the_variance_of_he_for_one_tap():
+  variables = layers.UpConv2x2(64).init(jax.random.key(0), jnp.zeros((1, 2, 2, 128)))
+  np.testing.assert_allclose(np.var(variables['params']['kernel']), 2 / 128, rtol=0.05)
+
+
+@pytest.mark.parametrize('use_bias', [True, False])
+def test_up_conv_equals_the_transposed_convolution_of_flax_with_the_same_parameters(use_bias):
+  x = _normal(2, 3, 5, 4)
+  flax = nn.ConvTranspose(6, (2, 2), (2, 2), use_bias=use_bias)
+  params = {'kernel': _normal(2, 2, 4, 6, seed=1)}  # no symmetry, so a wrong flip shows
+  params |= {'bias': _normal(6, seed=2)} if use_bias else {}
+  ours = layers.UpConv2x2(6, use_bias=use_bias)
+  init = ours.init(jax.random.key(0), x)['params']
+  assert jax.tree.map(jnp.shape, init) == jax.tree.map(jnp.shape, params)
+  np.testing.assert_allclose(
+    ours.apply({'params': params}, x), flax.apply({'params': params}, x), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('factor', [1, 2, 3, 8])
+@pytest.mark.parametrize('shape', [(2, 5, 4, 3), (1, 1, 2, 1), (1, 2, 3, 4, 2)])
+def test_bilinear_upsampling_equals_image_resize(factor, shape):
+  x = _normal(*shape)
+  size = (shape[0], *(factor * s for s in shape[1:-1]), shape[-1])
+  expected = jax.image.resize(x, size, 'linear')
+  np.testing.assert_allclose(layers.upsample_bilinear(x, factor), expected, atol=1e-6)
+
+
+def test_nearest_upsampling_repeats_voxels():
+  x = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+  expected = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+  np.testing.assert_array_equal(layers.upsample_nearest(x, 2)[0, :, :, 0], expected)
+
+
+def test_max_pooling_equals_flax():
+  x = _normal(2, 6, 8, 3)
+  np.testing.assert_array_equal(layers.max_pool_2x2(x), nn.max_pool(x, (2, 2), (2, 2)))
+
+
+def test_equal_largest_voxels_share_the_gradient():
+  grad = jax.grad(lambda x: jnp.sum(layers.max_pool_2x2(x)))(jnp.ones((1, 2, 2, 1)))
+  np.testing.assert_allclose(grad, jnp.full((1, 2, 2, 1), 0.25))
+
+
+def _adaptive_pool_by_loops(x, bins, reduce):
+  """PyTorch's definition, cell by cell."""
+  out = np.zeros((x.shape[0], bins, bins, x.shape[-1]))
+  for i in range(bins):
+    for j in range(bins):
+      y0, y1 = i * x.shape[1] // bins, -(-(i + 1) * x.shape[1] // bins)
+      x0, x1 = j * x.shape[2] // bins, -(-(j + 1) * x.shape[2] // bins)
+      out[:, i, j] = reduce(x[:, y0:y1, x0:x1], axis=(1, 2))
+  return out
+
+
+@pytest.mark.parametrize('mode', ['avg', 'max'])
+@pytest.mark.parametrize('bins', [1, 2, 3, 6])
+@pytest.mark.parametrize('size', [(12, 6), (7, 10), (16, 4)])  # divisible, overlapping, too small
+def test_adaptive_pooling_equals_pytorchs_cells(mode, bins, size):
+  x = _normal(2, *size, 3)
+  pool = jax.jit(functools.partial(layers.adaptive_pool, bins=bins, mode=mode))
+  expected = _adaptive_pool_by_loops(x, bins, {'avg': np.mean, 'max': np.max}[mode])
+  np.testing.assert_allclose(pool(x), expected, atol=1e-6)
+
+
+def test_batch_norm_has_the_constants_of_pytorch():
+  x = 3 + 2 * _normal(4, 5, 5, 2)
+  norm = layers.batch_norm(train=True, dtype=jnp.float32)
+  variables = norm.init(jax.random.key(0), x)
+  y, updates = norm.apply(variables, x, mutable=['batch_stats'])
+  mean, var = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
+  np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-4)
+  stats = updates['batch_stats']
+  np.testing.assert_allclose(stats['mean'], 0.1 * mean.ravel(), rtol=1e-4)  # from 0
+  np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * var.ravel(), rtol=1e-4)  # from 1
+
+
+def test_batch_norm_statistics_of_bfloat16_input_are_float32():
+  # 1 + k/128 is exact in bfloat16, but a sum of 4096 of them is not.
+  x = jnp.tile(jnp.array([1.0, 1 + 1 / 128], jnp.bfloat16), 2048).reshape(1, 64, 64, 1)
+  norm = layers.batch_norm(train=True, dtype=jnp.bfloat16)
+  _, updates = norm.apply(norm.init(jax.random.key(0), x), x, mutable=['batch_stats'])
+  mean = updates['batch_stats']['mean']
+  assert mean.dtype == jnp.float32
+  np.testing.assert_allclose(mean, 0.1 * (1 + 1 / 256), rtol=1e-5)
+
+
+LAYERS = {
+  'upsample_bilinear': lambda x: layers.upsample_bilinear(x, 2),
+  'upsample_nearest': lambda x: layers.upsample_nearest(x, 2),
+  'adaptive_avg': lambda x: layers.adaptive_pool(x, 3, mode='avg'),
+  'adaptive_max': lambda x: layers.adaptive_pool(x, 3, mode='max'),
+  'max_pool_2x2': layers.max_pool_2x2,
+  'up_conv': lambda x: layers.UpConv2x2(3).apply(
+    {'params': {'kernel': _normal(2, 2, 2, 3), 'bias': _normal(3)}}, x
+  ),
+  'conv_dilated': lambda x: layers.Conv(3, dilation=2, use_bias=False).apply(
+    {'params': {'kernel': _normal(3, 3, 2, 3)}}, x
+  ),
+}
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_a_layer_leaves_split_rows_on_their_device(name):
+  mesh = jax.make_mesh(
+    (2, 2), ('data', 'space'), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4]
+  )
+  split = NamedSharding(mesh, PartitionSpec('data', 'space'))
+  x = _normal(2, 16, 8, 2)
+
+  def value_and_gradient(x):
+    y, to_input = jax.vjp(LAYERS[name], x)
+    return y, to_input(jnp.sin(y))[0]
+
+  expected = jax.jit(value_and_gradient)(x)
+  compiled = jax.jit(value_and_gradient, in_shardings=split).lower(x).compile()
+  assert not re.search(r'all-gather|all-to-all', compiled.as_text())
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    compiled(jax.device_put(x, split)),
+    expected,
+  )

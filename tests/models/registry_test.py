@@ -1,0 +1,99 @@
+"""Networks by name: what is accepted, and what the errors say."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from emseg_jax import models
+
+KEYS = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+
+
+def _shapes(model, image, *, train):
+  def run():
+    variables = model.init(KEYS, image, train=train)
+    out = model.apply(variables, image, train=train, mutable=['batch_stats'], rngs=KEYS)[0]
+    return variables, out
+
+  return jax.eval_shape(run)
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('size', [(97, 131), (262, 400)])
+def test_logits_have_the_size_of_the_input_and_are_float32_in_a_bfloat16_network(name, size):
+  model = models.create_model(name, 3, width=1 / 16, dtype=jnp.bfloat16)
+  variables, outputs = _shapes(model, jnp.zeros((2, *size, 3)), train=True)
+  assert 'logits' in outputs
+  for output in outputs.values():
+    assert (output.shape, output.dtype) == ((2, *size, 3), jnp.float32)
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_parameters_do_not_depend_on_the_mode_or_size_at_initialisation(name):
+  model = models.create_model(name, 2, width=1 / 16)
+  in_training, _ = _shapes(model, jnp.zeros((1, 32, 32, 1)), train=True)
+  in_evaluation, _ = _shapes(model, jnp.zeros((2, 48, 33, 1)), train=False)
+  assert in_training == in_evaluation
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_every_network_states_its_divisor_and_receptive_field(name):
+  model = models.create_model(name, 2)
+  assert isinstance(model.divisor, int)
+  assert model.divisor >= 1
+  assert model.receptive_field is None or len(model.receptive_field) == 2
+
+
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('unett', r"name 'unett' is not known; did you mean 'unet'\? \(known: .*pmcanet.*unet"),
+    ('zzz', r"name 'zzz' is not known; \(known: .*pmcanet.*unet"),
+  ],
+)
+def test_an_unknown_network_is_answered_with_the_nearest_ones(name, message):
+  with pytest.raises(ValueError, match=message):
+    models.create_model(name, 2)
+
+
+@pytest.mark.parametrize('option', ['num_class', 'name', 'parent', 'divisor'])
+def test_what_is_no_option_of_a_network_is_refused(option):
+  with pytest.raises(ValueError, match=f"option of unet '{option}' is not known;.*norm, width"):
+    models.create_model('unet', 2, **{option: 1})
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'widht': 0.5}, "'widht' is not known; did you mean 'width'"),
+    ({'width': 'a'}, r"options\.width='a': input should be a valid number"),
+    ({'width': -1}, r'options\.width=-1: input should be greater than 0'),
+    ({'width': 0}, r'options\.width=0: input should be greater than 0'),
+    ({'width': float('nan')}, r'options\.width=nan: input should be a finite number'),
+    ({'width': True}, r'options\.width=True: input should be a valid number'),
+    ({'attention': 'foo'}, r"options\.attention='foo': .*'laca', 'eca', 'se' or 'none'"),
+    ({'aux': 1}, r'options\.aux=1: input should be a valid boolean'),
+    ({'bins': 3}, r'options\.bins=3: input should be a valid tuple'),
+    ({'bins': [1, 0]}, r'options\.bins\[1\]=0: .*greater than or equal to 1'),
+    ({'bins': [1, 2.5]}, r'options\.bins\[1\]=2.5: input should be a valid integer'),
+    ({'bins': []}, r'options\.bins=\(\): .*at least 1 item'),
+    ({'attention': 'se', 'laca_scope': 'region'}, r"'region' needs attention='laca', got .*'se'"),
+  ],
+)
+def test_a_wrong_option_names_field_value_and_what_is_allowed(options, message):
+  with pytest.raises(ValueError, match=message):
+    models.create_model('pmcanet', 2, **options)
+
+
+@pytest.mark.parametrize('num_classes', [0, -1, 2.0, '2', True])
+def test_a_wrong_number_of_classes_is_refused(num_classes):
+  with pytest.raises(ValueError, match='num_classes='):
+    models.create_model('unet', num_classes)
+
+
+def test_good_options_become_fields_and_lists_become_tuples():
+  model = models.create_model('pmcanet', 3, bins=[1, 4], width=1, pool='max', dtype=jnp.bfloat16)
+  assert (model.num_classes, model.bins, model.width, model.pool) == (3, (1, 4), 1, 'max')
+  assert model.dtype == jnp.bfloat16
+  assert model.attention == 'laca'  # untouched default
