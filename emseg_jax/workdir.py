@@ -79,7 +79,7 @@ def occupy(workdir: Path) -> Iterator[None]:
   except BlockingIOError as error:
     handler.close()
     raise OutputError(
-      f'--workdir={workdir}: another process is training in it; stop that one, or use another folder'
+      f'--workdir={workdir}: another process is training in it; wait for it, or use another folder'
     ) from error
   handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(message)s'))
   package = logging.getLogger('emseg_jax')
