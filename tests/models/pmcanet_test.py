@@ -1,6 +1,5 @@
 """PmcaNet: parameter counts of the ablations, attention against numpy, gradients, modes."""
 
-import functools
 import re
 
 import flax.linen as nn
