@@ -1,4 +1,4 @@
-"""What several tests need: the command line, in this process or in one of its own, and tiny files."""
+"""What several tests need: the command line, in this process or in its own, and tiny files."""
 
 import json
 import os
