@@ -1,7 +1,7 @@
 """PmcaNet: pyramid pooling, local adaptive channel attention (LACA), multi-level fusion (MAF).
 
 The paper fixes the pyramid (§3.2), LACA (eq. 1, 4), MAF (eq. 5, 6) and the output (eq. 7), but not
-all channel numbers; those follow architectures.md §1.3, which reaches the paper's 32.79 M
+all channel numbers; those here are our choice, which reaches the paper's 32.79 M
 parameters: 32,791,292 for 3 input channels and 2 classes. The options are the paper's ablations.
 """
 

@@ -1,6 +1,6 @@
 """U-Net (Ronneberger et al. 2015) with zero padding, so that the output has the size of the input.
 
-31,030,658 parameters at width 1, one input channel and two classes (architectures.md §6). Batch
+31,030,658 parameters at width 1, one input channel and two classes. Batch
 norm adds a scale and an offset per channel, and the convolutions keep their biases: 31,042,434. The
 running statistics are no parameters.
 """

@@ -1,7 +1,7 @@
 """ResNet-50-V1c with output stride 8, the backbone of PmcaNet and DeepLabv3+ in mmsegmentation.
 
 "V1c": three 3x3 convolutions instead of one 7x7 at the entry. "D8": stages 3 and 4 are dilated
-instead of strided (architectures.md §1.2). Padding is explicit and symmetric, so that weights
+instead of strided, as mmsegmentation builds it. Padding is explicit and symmetric, so that weights
 trained with PyTorch fit.
 """
 
