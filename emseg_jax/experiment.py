@@ -72,6 +72,9 @@ def make_model(config: config_lib.Config, *, dtype: jnp.dtype) -> nn.Module:
   Raises:
     ConfigError: model.name or one of model.options is not known or not allowed.
   """
+  for option, field in (('dtype', 'model.dtype'), ('num_classes', 'task.classes')):
+    if option in config.model.options:
+      raise ConfigError(f'config.model.options.{option}: is not an option; set {field} instead')
   try:
     return models.create_model(
       config.model.name, num_classes=config.task.num_logits, dtype=dtype, **config.model.options
