@@ -102,23 +102,32 @@ def validate(config: config_lib.Config) -> list[str]:
       f'config.optim.warmup_steps={config.optim.warmup_steps}: must be below train.steps='
       f'{config.train.steps}'
     )
+  _check_rank(config, model)
   remarks = []
   sizes = {'data.patch': config.data.patch, 'predict.tile': config.predict.tile}
   for field, size in sizes.items():
-    if size and any(s % model.divisor for s in size):
-      padded = tuple(-(-s // model.divisor) * model.divisor for s in size)
+    if size and any(s % d for s, d in zip(size, model.divisor, strict=True)):
+      padded = tuple(-(-s // d) * d for s, d in zip(size, model.divisor, strict=True))
       remarks.append(
         f'{field}={size} is not a multiple of {model.divisor}, the stride of {config.model.name}; '
         f'the network pads it with zeros to {padded}.'
       )
   # With a single row per device at the coarsest level XLA partitions gradients wrongly (jax 0.10).
-  least = 2 * config.mesh.space * model.divisor
+  least = 2 * config.mesh.space * model.divisor[0]
   if config.mesh.space > 1 and config.data.patch[0] % least:
     raise ConfigError(
       f'config.data.patch={config.data.patch}: with mesh.space={config.mesh.space}, y must be a '
       f'multiple of 2 x mesh.space x the stride of {config.model.name} = {least}'
     )
   return remarks
+
+
+def _check_rank(config: config_lib.Config, model: nn.Module) -> None:
+  if len(model.divisor) != len(config.data.patch):
+    raise ConfigError(
+      f'config.model.name={config.model.name!r}: a {len(model.divisor)}D network, but '
+      f'data.patch={config.data.patch} has {len(config.data.patch)} axes'
+    )
 
 
 def set_up(config: config_lib.Config, *, batch_size: int | None = None) -> Experiment:

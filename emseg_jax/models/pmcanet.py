@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from emseg_jax.models import layers
+from emseg_jax.models import heads, layers, resample
 from emseg_jax.models.backbones.resnet import ResNet50V1cD8
 
 __all__ = ['PmcaNet', 'eca_kernel_size', 'laca_kernel_size']
@@ -99,7 +99,7 @@ class PyramidAttention(nn.Module):
   def __call__(self, f: jax.Array, c5: jax.Array, *, train: bool) -> jax.Array:
     levels = []
     for i, bins in enumerate(self.bins):
-      x = layers.adaptive_pool(c5, bins, mode=self.pool)
+      x = resample.adaptive_pool(c5, bins, mode=self.pool)
       x = layers.ConvBlock(f.shape[-1], 1, dtype=self.dtype, name=f'level{i + 1}')(x, train=train)
       if self.attention != 'none':
         attention = LevelAttention(self.attention, self.per_cell, name=f'attention{i + 1}')
@@ -110,20 +110,6 @@ class PyramidAttention(nn.Module):
     if self.attention == 'none':
       return f + sum(levels) / len(levels)
     return AttentionFusion(self.fusion, name='fusion')(levels).astype(self.dtype) * f
-
-
-class FcnHead(nn.Module):
-  """Auxiliary classifier: [B, Y, X, C] -> logits [B, Y, X, num_classes], float32."""
-
-  num_classes: int
-  features: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    x = layers.ConvBlock(self.features, dtype=self.dtype, name='block')(x, train=train)
-    x = nn.Dropout(0.1, deterministic=not train)(x)
-    return layers.Conv(self.num_classes, 1, name='head')(x)
 
 
 class PmcaNet(nn.Module):
@@ -161,8 +147,8 @@ class PmcaNet(nn.Module):
   aux: bool = True
   dtype: jnp.dtype = jnp.float32
 
-  divisor: ClassVar[int] = 8
-  receptive_field: ClassVar[tuple[int, int] | None] = None
+  divisor: ClassVar[tuple[int, ...]] = (8, 8)
+  receptive_field: ClassVar[tuple[int, ...] | None] = None
 
   def __post_init__(self) -> None:
     if self.laca_scope == 'region' and self.attention != 'laca':
@@ -173,12 +159,12 @@ class PmcaNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-    x = layers.pad_to_multiple(image, self.divisor)
+    x = resample.pad_to_multiple(image, self.divisor)
     c2, _, c4, c5 = ResNet50V1cD8(self.width, self.dtype, name='backbone')(x, train=train)
     channels = layers.scaled(HEAD_CHANNELS // 4, self.width) * 4  # those of C2
     f = layers.ConvBlock(channels, dtype=self.dtype, name='reduce')(c5, train=train)
     if self.low_level == 'c2':
-      f = c2 + layers.upsample_bilinear(f, 2)
+      f = c2 + resample.upsample_linear(f, 2)
     x = PyramidAttention(
       attention=self.attention,
       per_cell=self.laca_scope == 'region',
@@ -190,12 +176,12 @@ class PmcaNet(nn.Module):
     )(f, c5, train=train)
     for i, features in enumerate(DECODER[self.low_level]):
       features = layers.scaled(features, self.width)
-      x = layers.UpConv2x2(features, use_bias=False, dtype=self.dtype, name=f'upconv{i + 1}')(x)
+      x = layers.UpConv(features, use_bias=False, dtype=self.dtype, name=f'upconv{i + 1}')(x)
       x = nn.relu(layers.batch_norm(train=train, dtype=self.dtype, name=f'upnorm{i + 1}')(x))
     logits = layers.Conv(self.num_classes, 1, name='head')(x)
-    outputs = {'logits': layers.crop(logits, image.shape[1:-1])}
+    outputs = {'logits': resample.crop(logits, image.shape[1:-1])}
     if self.aux and (train or self.is_initializing()):
-      logits = FcnHead(self.num_classes, channels, self.dtype, name='aux')(c4, train=train)
-      logits = layers.upsample_bilinear(logits, self.divisor)
-      outputs['aux/fcn'] = layers.crop(logits, image.shape[1:-1])
+      logits = heads.FcnHead(self.num_classes, channels, self.dtype, name='aux')(c4, train=train)
+      logits = resample.upsample_linear(logits, self.divisor)
+      outputs['aux/fcn'] = resample.crop(logits, image.shape[1:-1])
     return outputs

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from emseg_jax.models import layers
+from emseg_jax.models import layers, resample
 
 __all__ = ['UNet']
 
@@ -64,8 +64,8 @@ class UNet(nn.Module):
   dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
   dtype: jnp.dtype = jnp.float32
 
-  divisor: ClassVar[int] = 16
-  receptive_field: ClassVar[tuple[int, int] | None] = (204, 204)
+  divisor: ClassVar[tuple[int, ...]] = (16, 16)
+  receptive_field: ClassVar[tuple[int, ...] | None] = (204, 204)
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
@@ -74,18 +74,18 @@ class UNet(nn.Module):
       return DoubleConv(features, self.norm == 'batch', self.dtype, name=name)(x, train=train)
 
     dropout = nn.Dropout(self.dropout, deterministic=not train)
-    x = layers.pad_to_multiple(image, self.divisor)
+    x = resample.pad_to_multiple(image, self.divisor)
     skips = []
     for i, channels in enumerate(LEVELS):
       x = double_conv(x, channels, f'down{i + 1}')
       if i == len(LEVELS) - 1:
         x = dropout(x)
       skips.append(x)
-      x = layers.max_pool_2x2(x)
+      x = resample.max_pool(x)
     x = dropout(double_conv(x, BRIDGE, 'bridge'))
     for i, channels in reversed(tuple(enumerate(LEVELS))):
       features = layers.scaled(channels, self.width)
-      x = layers.UpConv2x2(features, dtype=self.dtype, name=f'upconv{i + 1}')(x)
+      x = layers.UpConv(features, dtype=self.dtype, name=f'upconv{i + 1}')(x)
       x = double_conv(jnp.concatenate([skips[i], x], -1), channels, f'up{i + 1}')
     logits = layers.Conv(self.num_classes, 1, name='head')(x)
-    return {'logits': layers.crop(logits, image.shape[1:-1])}
+    return {'logits': resample.crop(logits, image.shape[1:-1])}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from emseg_jax.models import layers
+from emseg_jax.models import convolution, layers, resample
 
 
 def _normal(*shape, seed=0):
@@ -23,22 +23,22 @@ def test_channels_are_rounded_and_at_least_one():
 
 def test_padding_adds_zeros_at_the_end_and_crop_removes_them():
   x = _normal(2, 5, 8, 3)
-  padded = layers.pad_to_multiple(x, 4)
+  padded = resample.pad_to_multiple(x, 4)
   assert padded.shape == (2, 8, 8, 3)
   np.testing.assert_array_equal(padded[:, :5], x)
   assert not np.any(padded[:, 5:])
-  np.testing.assert_array_equal(layers.crop(padded, (5, 8)), x)
+  np.testing.assert_array_equal(resample.crop(padded, (5, 8)), x)
 
 
 def test_padding_and_cropping_work_on_volumes():
-  assert layers.pad_to_multiple(_normal(1, 3, 5, 8, 2), 4).shape == (1, 4, 8, 8, 2)
-  assert layers.crop(_normal(1, 4, 8, 8, 2), (3, 5, 8)).shape == (1, 3, 5, 8, 2)
+  assert resample.pad_to_multiple(_normal(1, 3, 5, 8, 2), 4).shape == (1, 4, 8, 8, 2)
+  assert resample.crop(_normal(1, 4, 8, 8, 2), (3, 5, 8)).shape == (1, 3, 5, 8, 2)
 
 
 def test_an_image_that_fits_is_neither_padded_nor_cropped():
   x = jnp.ones((1, 8, 16, 1))
-  assert layers.pad_to_multiple(x, 8) is x
-  assert layers.crop(x, (8, 16)) is x
+  assert resample.pad_to_multiple(x, 8) is x
+  assert resample.crop(x, (8, 16)) is x
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_conv_and_its_gradients_equal_flax(kernel_size, stride, dilation, size):
 def test_the_kernel_gradient_of_accelerators_equals_that_of_cpus():
   x, grad = _normal(2, 7, 6, 3), _normal(2, 7, 6, 4, seed=1)
   zeros = jnp.zeros((3, 3, 3, 4))
-  transpose = jax.linear_transpose(lambda k: layers._convolve(x, k, 1, 2), zeros)
-  ours = layers._kernel_gradient_on_cpu(x, grad, 2, 3)
+  transpose = jax.linear_transpose(lambda k: convolution._plain(x, k, (1, 1), 2, 1), zeros)
+  ours = convolution._kernel_gradient_on_cpu(x, grad, 2, (3, 3))
   np.testing.assert_allclose(ours, transpose(grad)[0], atol=2e-5)
 
 
@@ -96,7 +96,7 @@ def test_conv_starts_with_the_variance_of_he():
 
 
 def test_up_conv_starts_with_the_variance_of_he_for_one_tap():
-  variables = layers.UpConv2x2(64).init(jax.random.key(0), jnp.zeros((1, 2, 2, 128)))
+  variables = layers.UpConv(64).init(jax.random.key(0), jnp.zeros((1, 2, 2, 128)))
   np.testing.assert_allclose(np.var(variables['params']['kernel']), 2 / 128, rtol=0.05)
 
 
@@ -106,7 +106,7 @@ def test_up_conv_equals_the_transposed_convolution_of_flax_with_the_same_paramet
   flax = nn.ConvTranspose(6, (2, 2), (2, 2), use_bias=use_bias)
   params = {'kernel': _normal(2, 2, 4, 6, seed=1)}  # no symmetry, so a wrong flip shows
   params |= {'bias': _normal(6, seed=2)} if use_bias else {}
-  ours = layers.UpConv2x2(6, use_bias=use_bias)
+  ours = layers.UpConv(6, use_bias=use_bias)
   init = ours.init(jax.random.key(0), x)['params']
   assert jax.tree.map(jnp.shape, init) == jax.tree.map(jnp.shape, params)
   np.testing.assert_allclose(
@@ -128,23 +128,23 @@ def test_bilinear_upsampling_equals_image_resize(shape, factor):
   x = _normal(*shape)
   size = (shape[0], *(factor * s for s in shape[1:-1]), shape[-1])
   expected = jax.image.resize(x, size, 'linear')
-  upsample = jax.jit(layers.upsample_bilinear, static_argnums=1)
+  upsample = jax.jit(resample.upsample_linear, static_argnums=1)
   np.testing.assert_allclose(upsample(x, factor), expected, atol=1e-6)
 
 
 def test_nearest_upsampling_repeats_voxels():
   x = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
   expected = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
-  np.testing.assert_array_equal(layers.upsample_nearest(x, 2)[0, :, :, 0], expected)
+  np.testing.assert_array_equal(resample.upsample_nearest(x, 2)[0, :, :, 0], expected)
 
 
 def test_max_pooling_equals_flax():
   x = _normal(2, 6, 8, 3)
-  np.testing.assert_array_equal(layers.max_pool_2x2(x), nn.max_pool(x, (2, 2), (2, 2)))
+  np.testing.assert_array_equal(resample.max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
 
 
 def test_equal_largest_voxels_share_the_gradient():
-  grad = jax.grad(lambda x: jnp.sum(layers.max_pool_2x2(x)))(jnp.ones((1, 2, 2, 1)))
+  grad = jax.grad(lambda x: jnp.sum(resample.max_pool(x)))(jnp.ones((1, 2, 2, 1)))
   np.testing.assert_allclose(grad, jnp.full((1, 2, 2, 1), 0.25))
 
 
@@ -164,7 +164,7 @@ def _adaptive_pool_by_loops(x, bins, reduce):
 @pytest.mark.parametrize('size', [(12, 6), (7, 10), (16, 4)])  # divisible, overlapping, too small
 def test_adaptive_pooling_equals_pytorchs_cells(mode, bins, size):
   x = _normal(2, *size, 3)
-  pool = jax.jit(functools.partial(layers.adaptive_pool, bins=bins, mode=mode))
+  pool = jax.jit(functools.partial(resample.adaptive_pool, bins=bins, mode=mode))
   expected = _adaptive_pool_by_loops(x, bins, {'avg': np.mean, 'max': np.max}[mode])
   np.testing.assert_allclose(pool(x), expected, atol=1e-6)
 
@@ -192,12 +192,12 @@ def test_batch_norm_statistics_of_bfloat16_input_are_float32():
 
 
 LAYERS = {
-  'upsample_bilinear': lambda x: layers.upsample_bilinear(x, 2),
-  'upsample_nearest': lambda x: layers.upsample_nearest(x, 2),
-  'adaptive_avg': lambda x: layers.adaptive_pool(x, 3, mode='avg'),
-  'adaptive_max': lambda x: layers.adaptive_pool(x, 3, mode='max'),
-  'max_pool_2x2': layers.max_pool_2x2,
-  'up_conv': lambda x: layers.UpConv2x2(3).apply(
+  'upsample_linear': lambda x: resample.upsample_linear(x, 2),
+  'upsample_nearest': lambda x: resample.upsample_nearest(x, 2),
+  'adaptive_avg': lambda x: resample.adaptive_pool(x, 3, mode='avg'),
+  'adaptive_max': lambda x: resample.adaptive_pool(x, 3, mode='max'),
+  'max_pool': resample.max_pool,
+  'up_conv': lambda x: layers.UpConv(3).apply(
     {'params': {'kernel': _normal(2, 2, 2, 3), 'bias': _normal(3)}}, x
   ),
   'conv_dilated': lambda x: layers.Conv(3, dilation=2, use_bias=False).apply(
