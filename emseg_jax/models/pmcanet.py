@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from emseg_jax.models import heads, layers, resample
-from emseg_jax.models.backbones.resnet import ResNet50V1cD8
+from emseg_jax.models.backbones.resnet import ResNet50D8, Stem
 
 __all__ = ['PmcaNet', 'eca_kernel_size', 'laca_kernel_size']
 
@@ -127,6 +127,7 @@ class PmcaNet(nn.Module):
     pool: how the levels are pooled.
     bins: cells per axis of each level.
     low_level: 'c2' adds the backbone's first stage to F (§3.1); 'none' is eq. 7 to the letter.
+    stem: of the backbone; 'v1' fits weights of torchvision.
     aux: whether there is an auxiliary head; it is left out in evaluation.
     dtype: what is computed in, except for attention and the last layers.
     divisor: sizes that are not multiples of it are padded inside.
@@ -144,6 +145,7 @@ class PmcaNet(nn.Module):
   pool: Literal['avg', 'max'] = 'avg'
   bins: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 3, 6)
   low_level: Literal['c2', 'none'] = 'c2'
+  stem: Stem = 'v1c'
   aux: bool = True
   dtype: jnp.dtype = jnp.float32
 
@@ -160,7 +162,7 @@ class PmcaNet(nn.Module):
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
     x = resample.pad_to_multiple(image, self.divisor)
-    c2, _, c4, c5 = ResNet50V1cD8(self.width, self.dtype, name='backbone')(x, train=train)
+    c2, _, c4, c5 = ResNet50D8(self.width, self.stem, self.dtype, name='backbone')(x, train=train)
     channels = layers.scaled(HEAD_CHANNELS // 4, self.width) * 4  # those of C2
     f = layers.ConvBlock(channels, dtype=self.dtype, name='reduce')(c5, train=train)
     if self.low_level == 'c2':

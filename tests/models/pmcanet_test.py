@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from emseg_jax.models import layers, pmcanet
-from emseg_jax.models.backbones.resnet import ResNet50V1cD8
+from emseg_jax.models.backbones.resnet import ResNet50D8
 from emseg_jax.models.pmcanet import AttentionFusion, LevelAttention, PmcaNet, PyramidAttention
 
 KEYS = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
@@ -92,12 +92,12 @@ class TinyBackbone(nn.Module):
 
 @pytest.fixture
 def tiny_backbone(monkeypatch):
-  monkeypatch.setattr(pmcanet, 'ResNet50V1cD8', TinyBackbone)
+  monkeypatch.setattr(pmcanet, 'ResNet50D8', TinyBackbone)
 
 
 def _shorten_stages(monkeypatch, blocks):
-  stages = tuple(stage._replace(blocks=blocks) for stage in ResNet50V1cD8.stages)
-  monkeypatch.setattr(ResNet50V1cD8, 'stages', stages)
+  stages = tuple(stage._replace(blocks=blocks) for stage in ResNet50D8.stages)
+  monkeypatch.setattr(ResNet50D8, 'stages', stages)
 
 
 # Variant B of the head and its ablations, variant A (low_level = 'none'): sums of the layer table.

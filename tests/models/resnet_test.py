@@ -1,9 +1,10 @@
-"""ResNet-50-V1c-D8: size, strides and dilations."""
+"""ResNet-50 of output stride 8: size, strides and dilations."""
 
 import jax
 import jax.numpy as jnp
+import pytest
 
-from emseg_jax.models.backbones.resnet import ResNet50V1cD8
+from emseg_jax.models.backbones.resnet import ResNet50D8
 
 KEY = jax.random.key(0)
 
@@ -20,20 +21,22 @@ def _convolutions(jaxpr):
 
 
 def _model_jaxpr(size):
-  model = ResNet50V1cD8(width=1 / 16)
+  model = ResNet50D8(width=1 / 16)
   image = jnp.zeros((1, *size, 3))
   variables = jax.eval_shape(lambda: model.init(KEY, image, train=False))
   return jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image)
 
 
-def test_the_number_of_parameters_is_that_of_the_v1c_in_mmsegmentation():
-  model = ResNet50V1cD8()
+# 'v1': torchvision's 25,557,032 less the 2,049,000 of its classifier.
+@pytest.mark.parametrize(('stem', 'expected'), [('v1c', 23_527_264), ('v1', 23_508_032)])
+def test_the_number_of_parameters_is_that_of_mmsegmentation_and_torchvision(stem, expected):
+  model = ResNet50D8(stem=stem)
   shapes = jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, 32, 32, 3)), train=False))
-  assert sum(leaf.size for leaf in jax.tree.leaves(shapes['params'])) == 23_527_264
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes['params'])) == expected
 
 
 def test_the_stages_have_the_channels_and_strides_of_the_table():
-  model = ResNet50V1cD8()
+  model = ResNet50D8()
   outputs, _ = jax.eval_shape(
     lambda: model.init_with_output(KEY, jnp.zeros((2, 64, 96, 3)), train=False)
   )

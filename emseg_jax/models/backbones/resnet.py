@@ -1,11 +1,10 @@
-"""ResNet-50-V1c with output stride 8, the backbone of PmcaNet and DeepLabv3+ in mmsegmentation.
+"""ResNet-50 with output stride 8, the backbone of PmcaNet and DeepLabv3+ in mmsegmentation.
 
-"V1c": three 3x3 convolutions instead of one 7x7 at the entry. "D8": stages 3 and 4 are dilated
-instead of strided, as mmsegmentation builds it. Padding is explicit and symmetric, so that weights
-trained with PyTorch fit.
+"D8": stages 3 and 4 are dilated instead of strided, as mmsegmentation builds it. Padding is
+explicit and symmetric, so that weights trained with PyTorch fit.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,9 +12,13 @@ import jax.numpy as jnp
 
 from emseg_jax.models.layers import ConvBlock, scaled
 
-__all__ = ['ResNet50V1cD8']
+__all__ = ['ResNet50D8', 'Stem']
+
+Stem = Literal['v1c', 'v1']
 
 EXPANSION = 4
+# (channels, kernel size, stride) of the convolutions before the 3x3 max-pooling of stride 2.
+STEMS = {'v1c': ((32, 3, 2), (32, 3, 1), (64, 3, 1)), 'v1': ((64, 7, 2),)}
 
 
 class _Stage(NamedTuple):
@@ -59,17 +62,22 @@ class Bottleneck(nn.Module):
     return nn.relu(x + shortcut)
 
 
-class ResNet50V1cD8(nn.Module):
+class ResNet50D8(nn.Module):
   """[B, Y, X, C] -> (c2, c3, c4, c5), the outputs of the four stages.
 
   They have 256, 512, 1024 and 2048 channels at 1/4, 1/8, 1/8 and 1/8 of the input's size, rounded
-  up. 23,527,264 parameters at width 1 and C = 3.
+  up. 23,527,264 parameters at width 1 and C = 3; 23,508,032 with the stem 'v1'.
+
+  Attributes:
+    width: factor on the number of channels of every layer.
+    stem: 'v1c' is three 3x3 convolutions, 'v1' one of 7x7, as in torchvision.
+    dtype: what is computed in.
   """
 
   width: float = 1.0
+  stem: Stem = 'v1c'
   dtype: jnp.dtype = jnp.float32
 
-  divisor: ClassVar[int] = 8
   stages: ClassVar[tuple[_Stage, ...]] = (
     _Stage(3, 64, 1, 1, 1),
     _Stage(4, 128, 2, 1, 1),
@@ -79,9 +87,9 @@ class ResNet50V1cD8(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
-    for i, (channels, stride) in enumerate(((32, 2), (32, 1), (64, 1))):
+    for i, (channels, size, stride) in enumerate(STEMS[self.stem]):
       x = ConvBlock(
-        scaled(channels, self.width), 3, stride=stride, dtype=self.dtype, name=f'stem{i + 1}'
+        scaled(channels, self.width), size, stride=stride, dtype=self.dtype, name=f'stem{i + 1}'
       )(x, train=train)
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     outputs = []
