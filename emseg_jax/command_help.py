@@ -1,7 +1,8 @@
 """The text of --help, written for someone who has never seen the package."""
 
 import json
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 
 import pydantic
 import pydantic_core
@@ -33,15 +34,18 @@ MODES
   predict    segment --input (image, folder or TIFF stack) into --output, the same kind of file
   check      look for problems in the data before training; exit code 2 if there are any
   report     write report.html again
+  models     print all networks with their size, cost and receptive field; needs no --config
+  benchmark  time training and prediction of --config on this machine, with random images
 
 FLAGS
   --config=C      FILE.py[:ARG], FILE.json, or one of: {configs}
                   optional where --workdir already holds a run
   --workdir=DIR   folder of the run: configuration, checkpoints, metrics, report
-  --mode=M        train, evaluate, predict, check or report
+  --mode=M        one of the modes above
   --input=PATH    image, folder or stack to predict; segmentation to score
   --labels=PATH   ground truth for --mode=evaluate --input
-  --output=PATH   result of predict; JSON file for check and for evaluate --input
+  --output=PATH   result of predict; JSON file for check, benchmark and evaluate --input,
+                  Markdown file for models
   --extend        allow a larger train.steps than the run had
   --help          this text;  --helpfull: and every field of the configuration
 
@@ -51,7 +55,7 @@ OVERRIDES
   A field that does not exist, or a value that is not allowed, is answered with what is.
 
 NETWORKS
-  {models}
+{models}
 
 EXIT CODES
   0 done   2 bad input   3 the loss stopped being finite   75 interrupted and saved: start it again
@@ -62,10 +66,15 @@ def text(*, fields: bool) -> str:
   """Returns the help; with `fields`, the reference of all configuration fields below it."""
   from emseg_jax import models
 
-  base = TEXT.format(configs=', '.join(config_io.shipped()), models=', '.join(models.MODELS))
+  base = TEXT.format(configs=', '.join(config_io.shipped()), models=_wrapped(models.MODELS))
   if not fields:
     return base
   return base + '\nCONFIGURATION\n' + '\n'.join(_fields(Config, 'config')) + '\n'
+
+
+def _wrapped(names: Iterable[str]) -> str:
+  indent = '  '
+  return textwrap.fill(', '.join(names), 96, initial_indent=indent, subsequent_indent=indent)
 
 
 def _fields(section: type[pydantic.BaseModel], prefix: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from emseg_jax import config as config_lib
 from emseg_jax import losses, models, optim, sharding, train_state
 from emseg_jax.errors import ConfigError
 
-__all__ = ['Experiment', 'make_model', 'set_up', 'validate', 'versions']
+__all__ = ['Experiment', 'make_model', 'set_up', 'validate', 'validate_network', 'versions']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,22 @@ def make_model(config: config_lib.Config, *, dtype: jnp.dtype) -> nn.Module:
     raise ConfigError(f'config.model: {error}') from error
 
 
+def validate_network(config: config_lib.Config) -> nn.Module:
+  """Builds the network, touching no device, and checks that it fits the patch.
+
+  Raises:
+    ConfigError: see `make_model`; or the patch has another number of axes than the network.
+  """
+  model = make_model(config, dtype=jnp.dtype('float32'))
+  rank, patch = len(model.divisor), config.data.patch
+  if rank != len(patch):
+    raise ConfigError(
+      f'config.model.name={config.model.name!r}: needs {rank} axes, data.patch={patch} has '
+      f'{len(patch)}; set for example data.patch={(64, 64, 64)[:rank]}'
+    )
+  return model
+
+
 def validate(config: config_lib.Config) -> list[str]:
   """Checks what the configuration's types cannot; touches no device.
 
@@ -92,7 +108,12 @@ def validate(config: config_lib.Config) -> list[str]:
   Raises:
     ConfigError: a network or loss option is unknown or impossible.
   """
-  model = make_model(config, dtype=jnp.dtype('float32'))
+  model = validate_network(config)
+  if len(model.divisor) == 3:
+    raise ConfigError(
+      f'config.model.name={config.model.name!r}: a network for volumes; reading and cutting '
+      'volumes is not built yet, only --mode=models and --mode=benchmark take it'
+    )
   try:
     losses.validate_terms({n: (t.weight, t.options) for n, t in config.loss.terms.items()})
   except ValueError as error:
@@ -102,7 +123,6 @@ def validate(config: config_lib.Config) -> list[str]:
       f'config.optim.warmup_steps={config.optim.warmup_steps}: must be below train.steps='
       f'{config.train.steps}'
     )
-  _check_rank(config, model)
   remarks = []
   sizes = {'data.patch': config.data.patch, 'predict.tile': config.predict.tile}
   for field, size in sizes.items():
@@ -120,14 +140,6 @@ def validate(config: config_lib.Config) -> list[str]:
       f'multiple of 2 x mesh.space x the stride of {config.model.name} = {least}'
     )
   return remarks
-
-
-def _check_rank(config: config_lib.Config, model: nn.Module) -> None:
-  if len(model.divisor) != len(config.data.patch):
-    raise ConfigError(
-      f'config.model.name={config.model.name!r}: a {len(model.divisor)}D network, but '
-      f'data.patch={config.data.patch} has {len(config.data.patch)} axes'
-    )
 
 
 def set_up(config: config_lib.Config, *, batch_size: int | None = None) -> Experiment:

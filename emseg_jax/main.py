@@ -22,7 +22,7 @@ from emseg_jax.interrupt import StopFlag, catch_signals
 __all__ = ['main', 'run']
 
 LOGGER = logging.getLogger('emseg_jax')
-MODES = ('train', 'evaluate', 'predict', 'check', 'report')
+MODES = ('train', 'evaluate', 'predict', 'check', 'report', 'models', 'benchmark')
 
 
 def _define_flags() -> flags.FlagValues:
@@ -37,7 +37,7 @@ def _define_flags() -> flags.FlagValues:
   flags.DEFINE_enum('mode', 'train', MODES, 'what to do', flag_values=values)
   text('input', 'image, folder or stack to predict, or segmentation to evaluate')
   text('labels', 'ground truth for --mode=evaluate --input')
-  text('output', 'where predict writes; JSON file for scores of evaluate --input or of check')
+  text('output', 'where predict writes; file for what other modes print')
   flags.DEFINE_bool('extend', False, 'allow more train.steps than before', flag_values=values)
   return values
 
@@ -54,6 +54,9 @@ def main(argv: Sequence[str]) -> int:
   _log_to_stderr()
   try:
     values, overrides = _parse(argv)
+    if values.mode == 'models':
+      _models(values)
+      return 0
     config = _load_config(values, overrides)
     with catch_signals() as stop:
       _dispatch(values, config, stop, command=' '.join(['python -m emseg_jax.main', *argv[1:]]))
@@ -101,6 +104,9 @@ def _dispatch(values: flags.FlagValues, config: Config, stop: StopFlag, *, comma
   if mode == 'check':
     _check(values, config)
     return
+  if mode == 'benchmark':
+    _benchmark(values, config)
+    return
   scoring = mode == 'evaluate' and values.input
   needed = ['workdir'] if not scoring else ['labels']
   needed += ['input', 'output'] if mode == 'predict' else []
@@ -140,6 +146,27 @@ def _check(values: flags.FlagValues, config: Config) -> None:
     config_io.write_text(Path(values.output), json.dumps(report.to_json(), indent=2) + '\n')
   if not report.ok:
     raise DataError('the data are not ready to train on; see the errors above')
+
+
+def _models(values: flags.FlagValues) -> None:
+  """Prints the table of networks; --output writes it as Markdown."""
+  from emseg_jax import zoo
+
+  table = zoo.rows()
+  print(zoo.format_text(table))
+  if values.output:
+    config_io.write_text(Path(values.output), zoo.format_markdown(table))
+
+
+def _benchmark(values: flags.FlagValues, config: Config) -> None:
+  """Prints how fast the configuration runs here; --output writes it as JSON."""
+  _prepare_devices(config)
+  from emseg_jax import benchmark
+
+  result = benchmark.benchmark(config)
+  print(benchmark.format_text(result))
+  if values.output:
+    config_io.write_text(Path(values.output), json.dumps(result.to_json(), indent=2) + '\n')
 
 
 def _prepare_devices(config: Config) -> None:

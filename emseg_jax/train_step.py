@@ -29,12 +29,14 @@ def make_train_step(
   schedule: optax.Schedule,
   config: config_lib.Config,
   mesh: Mesh,
+  *,
+  augmented: bool = True,
 ) -> StepFn:
   """Builds the training step: augment, forward, loss, backward, update.
 
   The batch is what `data.pipeline` yields, split over `data`. Random numbers depend on (seed, step,
   example index) only. Under one jit BatchNorm's batch statistics are those of the global batch,
-  however many devices share it.
+  however many devices share it. Without `augmented` the batch must have the size of the patch.
 
   Returns:
     A function of (state, batch) to be jitted with the state donated. Its metrics are scalars:
@@ -45,8 +47,9 @@ def make_train_step(
   dropout_key = seed_key(config.train.seed, 'dropout')
 
   def step_fn(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-    key = jax.random.fold_in(augment_key, state.step)
-    batch = augment.augment(batch, key, options=config.augment, patch=config.data.patch)
+    if augmented:
+      key = jax.random.fold_in(augment_key, state.step)
+      batch = augment.augment(batch, key, options=config.augment, patch=config.data.patch)
     batch = sharding.constrain_patches(batch, mesh)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:

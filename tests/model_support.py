@@ -9,6 +9,10 @@ import numpy as np
 KEYS = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
 
 
+# Of norms and of PReLUs; the other parameters with one axis are biases.
+STARTS = {'scale': 1, 'var': 1, 'slope': 0.25, 'negative_slope': 0.25}
+
+
 def normal(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
@@ -26,15 +30,14 @@ def count(model, image_shape, collection='params'):
 
 @functools.cache
 def variables(model, image_shape, seed=0):
-  """Values as at initialisation (norms 1, biases 0), without compiling an initialisation."""
+  """Values as at initialisation, without compiling an initialisation."""
   rng = np.random.default_rng(seed)
 
   def fill(path, leaf):
-    name = path[-1].key
     if len(leaf.shape) > 1:
       spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
       return rng.normal(0, spread, leaf.shape).astype(np.float32)
-    return np.full(leaf.shape, name in ('scale', 'var'), np.float32)
+    return np.full(leaf.shape, STARTS.get(path[-1].key, 0), np.float32)
 
   return jax.tree_util.tree_map_with_path(fill, shapes(model, image_shape))
 

@@ -1,11 +1,12 @@
 """The networks, by name.
 
 A network is a `flax.linen` module with the fields `num_classes` and `dtype` and options of its own.
-`module.apply(variables, image, train=...)` takes [B, Y, X, C] of any size and returns a dict of
-float32 arrays of that size: 'logits' [B, Y, X, num_classes], and 'aux/<name>' for each auxiliary
-head in training. Its random streams are 'params' and 'dropout'. `divisor` is the multiple to which
-it pads inside; `receptive_field` is the span of voxels (y, x) that one output voxel depends on,
-None where that is the whole image.
+`module.apply(variables, image, train=...)` takes [B, Y, X, C] or, for volumes, [B, Z, Y, X, C] of
+any size and returns a dict of float32 arrays of that size: 'logits' [B, *spatial, num_classes], in
+training 'aux/<name>' for each auxiliary head, and what else a network's docstring names. Its random
+streams are 'params' and 'dropout'. `divisor` holds, for each axis, the multiple to which it pads
+inside; `receptive_field` the span of voxels that one output voxel depends on, None where that is
+the whole image.
 """
 
 import dataclasses
@@ -16,12 +17,51 @@ from typing import Any
 import flax.linen as nn
 import pydantic
 
+from emseg_jax.models.casser_unet import CasserUNet
+from emseg_jax.models.cheng import Cheng2D, Cheng3D
+from emseg_jax.models.deeplabv3plus import DeepLabV3Plus
+from emseg_jax.models.deeplabv3plus_vgg import DeepLabV3PlusVgg
+from emseg_jax.models.emnet_hvec import EmNetHvec
+from emseg_jax.models.emnet_khadangi import EmNetKhadangi
+from emseg_jax.models.fcn8s import Fcn8s
+from emseg_jax.models.pidnet import PidNet
 from emseg_jax.models.pmcanet import PmcaNet
+from emseg_jax.models.rescrnet import ResCRNet
+from emseg_jax.models.resunet import ResUNet
+from emseg_jax.models.seget import SegET
+from emseg_jax.models.segmenter import Segmenter
+from emseg_jax.models.segnet import SegNet
+from emseg_jax.models.segvit import SegVit
 from emseg_jax.models.unet import UNet
+from emseg_jax.models.unet3d import UNet3D
+from emseg_jax.models.vgg_unet import VggUNet
+from emseg_jax.models.xiao3d import Xiao3D
 
 __all__ = ['MODELS', 'create_model']
 
-MODELS: dict[str, type[nn.Module]] = {'pmcanet': PmcaNet, 'unet': UNet}
+# The five papers' networks, then those that they compare against.
+MODELS: dict[str, type[nn.Module]] = {
+  'pmcanet': PmcaNet,
+  'vgg_unet': VggUNet,
+  'seget': SegET,
+  'emnet_hvec': EmNetHvec,
+  'rescrnet': ResCRNet,
+  'deeplabv3plus': DeepLabV3Plus,
+  'deeplabv3plus_vgg': DeepLabV3PlusVgg,
+  'emnet_khadangi': EmNetKhadangi,
+  'segmenter': Segmenter,
+  'segvit': SegVit,
+  'pidnet': PidNet,
+  'fcn8s': Fcn8s,
+  'segnet': SegNet,
+  'unet': UNet,
+  'unet3d': UNet3D,
+  'cheng2d': Cheng2D,
+  'cheng3d': Cheng3D,
+  'xiao3d': Xiao3D,
+  'casser_unet': CasserUNet,
+  'resunet': ResUNet,
+}
 
 # Fields of every network that are not options of it; name and parent are flax's.
 _NOT_OPTIONS = {'num_classes', 'dtype', 'name', 'parent'}

@@ -1,0 +1,69 @@
+"""Every option outside the networks: its type, default, unit and range.
+
+Defaults of a network live in its module's fields (`model.options` overrides them); all other
+defaults live here. Sections are frozen and refuse unknown fields. Spatial tuples are (y, x) or
+(z, y, x), in voxels. `config_io` reads, overrides and writes configurations.
+"""
+
+from typing import Self
+
+import pydantic
+
+from emseg_jax.config.base import Section, parse_arg
+from emseg_jax.config.data import Augment, Data, Phantom, Source, Task
+from emseg_jax.config.learning import Loss, LossTerm, Model, Optim, Train
+from emseg_jax.config.running import Eval, Mesh, Predict, Run
+
+__all__ = [
+  'Augment',
+  'Config',
+  'Data',
+  'Eval',
+  'Loss',
+  'LossTerm',
+  'Mesh',
+  'Model',
+  'Optim',
+  'Phantom',
+  'Predict',
+  'Run',
+  'Section',
+  'Source',
+  'Task',
+  'Train',
+  'parse_arg',
+]
+
+
+class Config(Section):
+  """One experiment."""
+
+  task: Task = Task()
+  data: Data = Data()
+  augment: Augment = Augment()
+  model: Model = Model()
+  loss: Loss = Loss()
+  optim: Optim = Optim()
+  train: Train = Train()
+  eval: Eval = Eval()
+  predict: Predict = Predict()
+  mesh: Mesh = Mesh()
+  run: Run = Run()
+
+  @pydantic.model_validator(mode='after')
+  def _check(self) -> Self:
+    mapping = self.data.label_mapping or {}
+    beyond = {k: v for k, v in mapping.items() if v >= len(self.task.classes)}
+    if beyond:
+      raise ValueError(
+        f'data.label_mapping maps to {sorted(set(beyond.values()))}, but task.classes has indices '
+        f'0 to {len(self.task.classes) - 1}'
+      )
+    if self.task.ignore_value in mapping:
+      raise ValueError(f'task.ignore_value={self.task.ignore_value} is in data.label_mapping, too')
+    if self.augment.rotate90 and self.data.patch[-2] != self.data.patch[-1]:
+      raise ValueError(
+        f'augment.rotate90 needs a square data.patch, got {self.data.patch}; set '
+        'augment.rotate90=false or a square patch'
+      )
+    return self

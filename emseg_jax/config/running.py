@@ -1,0 +1,56 @@
+"""Sections on scoring, prediction, devices and logging: nothing here changes what is learnt."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from emseg_jax.config.base import Positive, Section, SizeYX
+
+__all__ = ['Eval', 'Mesh', 'Predict', 'Run']
+
+
+class Eval(Section):
+  """Scoring on whole images."""
+
+  best: Literal['miou', 'accuracy', 'mean_dice'] = Field(
+    'miou', description='validation score that picks the best checkpoint'
+  )
+  checkpoint: Literal['best', 'latest'] = Field(
+    'best', description='which checkpoint evaluate and predict use'
+  )
+  split: Literal['validation', 'test', 'train'] = Field(
+    'validation', description='which sources --mode=evaluate scores'
+  )
+
+
+class Predict(Section):
+  """Tiles fed to the network at evaluation and prediction, and what is written."""
+
+  tile: SizeYX | None = Field(None, description='tile size (y, x); None: twice the patch')
+  overlap: Annotated[float, Field(ge=0, le=0.75)] = Field(
+    0.25, description='share of a tile that neighbours overlap'
+  )
+  blend: Literal['gaussian', 'uniform'] = Field('gaussian', description='weights in overlaps')
+  batch_size: Positive = Field(4, description='tiles per device call')
+  probabilities: Literal['uint8', 'uint16'] | None = Field(
+    None, description='also write one probability map per class, scaled to this type'
+  )
+
+
+class Mesh(Section):
+  """How devices share the work: batch over `data`, first spatial axis over `space`."""
+
+  data: Annotated[int, Field(ge=-1)] = Field(-1, description='-1: all devices left by space')
+  space: Positive = Field(1, description='devices that share one image')
+
+
+class Run(Section):
+  """Logging, caches, report: nothing here changes what is learnt."""
+
+  tensorboard: bool = Field(True, description='write TensorBoard event files')
+  report: bool = Field(True, description='write report.html when training ends')
+  report_cases: Positive = Field(4, description='worst and best images shown in the report')
+  compile_cache: str | None = Field(
+    '~/.cache/emseg_jax/xla', description='folder of compiled programs; None: off'
+  )
+  deterministic: bool = Field(False, description='bit-reproducible GPU runs, slower; CPUs are')

@@ -1,0 +1,225 @@
+"""What holds for every network: learning, modes, compilation, field of view.
+
+Each network is compiled twice, narrow and on a small input: the gradient in training and the
+forward pass in evaluation.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_support import normal, variables
+
+from emseg_jax import models
+
+# Options that make a network quick to compile, with the parts of its full form.
+TINY = {
+  'segmenter': {'width': 1 / 16, 'depth': 2, 'grid': (4, 4)},
+  'segvit': {'width': 1 / 16, 'depth': 3, 'taps': (0, 1, 2), 'grid': (4, 4)},
+}
+DEFAULT = {'width': 1 / 16}
+# Their only layers that training treats differently draw random numbers or average over a batch.
+WITHOUT_STATISTICS = {'unet', 'casser_unet', 'emnet_hvec', 'segmenter', 'segvit', 'fcn8s'}
+WITHOUT_DRAWS = {
+  'emnet_hvec',
+  'segmenter',
+  'seget',
+  'segnet',
+  'unet',
+  'unet3d',
+  'xiao3d',
+  'resunet',
+  'vgg_unet',
+  'pidnet',
+  'deeplabv3plus_vgg',
+}
+FINITE = [
+  name for name in models.MODELS if models.create_model(name, 2).receptive_field is not None
+]
+
+
+@functools.cache
+def _tiny(name):
+  return models.create_model(name, 2, **TINY.get(name, DEFAULT))
+
+
+def _shape(name):
+  """Two cells of the divisor along y (z), one along the others, but not less than 16 (8).
+
+  Three examples: of two, batch norm makes +1 and -1 where a level is pooled to one voxel.
+  """
+  divisor = _tiny(name).divisor
+  least = 16 if len(divisor) == 2 else 8
+  cells = [max(d, -(-least // d) * d) for d in divisor]
+  return (3, 2 * cells[0], *cells[1:], 1)
+
+
+@functools.cache
+def _variables(name):
+  return variables(_tiny(name), _shape(name))
+
+
+@functools.cache
+def _compiled(name):
+  """(gradient in training, forward pass in evaluation), and how often each was traced."""
+  model, traces = _tiny(name), {'train': 0, 'eval': 0}
+
+  def loss(params, stats, image, key):
+    traces['train'] += 1
+    outputs, updates = model.apply(
+      {'params': params, **stats},
+      image,
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': key},
+    )
+    # Each output counts, and no two voxels or classes alike.
+    waves = [
+      jnp.mean(jnp.sin(x + jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)))
+      for _, x in sorted(outputs.items())
+    ]
+    return sum(waves), (outputs, updates)
+
+  def forward(params, stats, image):
+    traces['eval'] += 1
+    return model.apply({'params': params, **stats}, image, train=False)
+
+  gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  return gradient, jax.jit(forward), traces
+
+
+def _train(name, image, *, key=0):
+  """((loss, (outputs, updates)), gradients)."""
+  stats = dict(_variables(name))
+  return _compiled(name)[0](stats.pop('params'), stats, image, jax.random.key(key))
+
+
+def _evaluate(name, image):
+  stats = dict(_variables(name))
+  return _compiled(name)[1](stats.pop('params'), stats, image)
+
+
+def _paths(tree):
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_every_parameter_learns(name):
+  largest: dict[str, float] = {}
+  for seed in range(3):
+    gradients = _paths(_train(name, normal(*_shape(name), seed=seed), key=seed)[1])
+    largest = {path: max(largest.get(path, 0), np.abs(g).max()) for path, g in gradients.items()}
+  noise = 1e-7 * max(largest.values())
+  stuck = {path for path, value in largest.items() if value <= noise}
+  # A norm subtracts what a bias right before it adds, but its running mean does not follow: such a
+  # bias matters in evaluation.
+  assert all(path.endswith("['bias']") for path in stuck)
+  if stuck:
+    stats = dict(_variables(name))
+    params, image = stats.pop('params'), normal(*_shape(name))
+    before = _evaluate(name, image)['logits']
+    for path in sorted(stuck):
+      moved = jax.tree_util.tree_map_with_path(
+        lambda p, x, path=path: x + 1.0 * (jax.tree_util.keystr(p) == path), params
+      )
+      after = _compiled(name)[1](moved, stats, image)['logits']
+      assert np.abs(before - after).max() > 1e-4 * np.abs(before).max(), path
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_a_constant_image_gives_finite_outputs_and_gradients_at_the_start(name):
+  for value in (0.0, 5.0):
+    image = np.full(_shape(name), value, np.float32)
+    for result in (_train(name, image), _evaluate(name, image)):
+      bad = [path for path, x in _paths(result).items() if not np.isfinite(x).all()]
+      assert not bad, bad
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_heads_for_training_are_left_out_in_evaluation(name):
+  image = normal(*_shape(name))
+  in_training, in_evaluation = _train(name, image)[0][1][0], _evaluate(name, image)
+  assert 'logits' in in_evaluation
+  assert set(in_evaluation) <= set(in_training)
+  assert not {key for key in in_evaluation if key.startswith('aux/')}
+  assert in_training['logits'].shape == in_evaluation['logits'].shape == (*image.shape[:-1], 2)
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_training_draws_random_numbers_only_where_the_network_says_so(name):
+  image = normal(*_shape(name))
+  runs = [_train(name, image, key=key)[0][1][0]['logits'] for key in (0, 0, 1)]
+  np.testing.assert_array_equal(runs[0], runs[1])
+  assert (name in WITHOUT_DRAWS) == np.array_equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_training_updates_all_running_statistics(name):
+  before = _paths(_variables(name).get('batch_stats', {}))
+  assert (name in WITHOUT_STATISTICS) == (not before)
+  after = _paths(_train(name, 3 + normal(*_shape(name)))[0][1][1].get('batch_stats', {}))
+  assert before.keys() == after.keys()
+  unchanged = [path for path in before if np.array_equal(before[path], after[path])]
+  assert not unchanged, unchanged
+
+
+@pytest.mark.parametrize('name', sorted(set(models.MODELS) & WITHOUT_STATISTICS & WITHOUT_DRAWS))
+def test_without_statistics_and_draws_training_and_evaluation_are_the_same(name):
+  image = normal(*_shape(name))
+  logits = _train(name, image)[0][1][0]['logits'], _evaluate(name, image)['logits']
+  np.testing.assert_allclose(*logits, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_images_of_one_shape_compile_once(name):
+  for seed in range(2):
+    _train(name, normal(*_shape(name), seed=seed))
+    _evaluate(name, normal(*_shape(name), seed=seed))
+  assert _compiled(name)[2] == {'train': 1, 'eval': 1}
+
+
+@functools.cache
+def _matters(name, axis):
+  """For each output voxel of one cell along `axis`, which input voxels it depends on.
+
+  All weights and inputs are positive, so that no activation and no cancellation hides a dependency.
+  Max pooling passes on one voxel of each cell: several draws and a sum over the other axes reach
+  all of them.
+  """
+  model = _tiny(name)
+  cell, reach = model.divisor[axis], model.receptive_field[axis]
+  length = -(-(2 * reach + cell) // cell) * cell
+  start = (length // 2) // cell * cell
+  draws = 2
+  shape = [max(d, 2) if d > 1 else 3 for d in model.divisor]
+  shape[axis] = length
+  # Fields of view beyond the extent of the other axes do no harm there.
+  positive = jax.tree.map(np.abs, variables(model, (1, *shape, 1)))
+  image = np.random.default_rng(0).uniform(size=(draws, *shape, 1)).astype(np.float32)
+
+  def chosen(image, position):
+    logits = model.apply(positive, image, train=False)['logits']
+    return jnp.sum(jax.lax.dynamic_index_in_dim(logits, position, axis + 1))
+
+  gradient = jax.jit(jax.grad(chosen))
+  others = tuple(a for a in range(len(shape) + 2) if a != axis + 1)
+  found = []
+  for position in range(start, start + cell):
+    found.append(np.flatnonzero((np.asarray(gradient(image, position)) != 0).any(axis=others)))
+  return found
+
+
+@pytest.mark.parametrize(
+  ('name', 'axis'), [(n, a) for n in FINITE for a in range(len(_tiny(n).divisor))]
+)
+def test_the_receptive_field_is_the_largest_span_that_has_a_gradient(name, axis):
+  spans = [found[-1] - found[0] + 1 for found in _matters(name, axis)]
+  assert max(spans) == models.create_model(name, 2).receptive_field[axis]
+
+
+@pytest.mark.parametrize('name', FINITE)
+def test_the_width_does_not_change_the_receptive_field(name):
+  assert _tiny(name).receptive_field == models.create_model(name, 2).receptive_field
