@@ -4,9 +4,8 @@ Not the EM-net of Khadangi et al. (2021), which is another network. One encoder 
 decoders, one for the classes and one for the proximity of the centreline; the last module sees
 both.
 
-3,173,385 parameters (the paper: 3.2 M) for one input channel and two classes, 2,905,968 without the
-centreline. The authors' code has one number for all PReLUs but the stem's first, this network one
-for each: 20 and 12 numbers more than their 3,173,365 and 2,905,956.
+3,173,365 parameters (the paper: 3.2 M) for one input channel and two classes, 2,905,956 without the
+centreline. As in the authors' code the first PReLU has a slope of its own, all others share one.
 """
 
 from typing import Annotated, Literal
@@ -28,6 +27,8 @@ from emseg_jax.models.hvec import (
 
 __all__ = ['EmNetHvec']
 
+SLOPE = nn.initializers.constant(0.25)
+
 
 class Stem(nn.Module):
   """3x3x3 convolution, then a sub-block, each with instance norm and PReLU after it.
@@ -40,16 +41,17 @@ class Stem(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, slope: jax.Array, *, train: bool) -> jax.Array:
     def norm(name):
       return InstanceNorm(self.statistics, self.dtype, name=name)
 
+    own_slope = self.param('negative_slope', SLOPE, ())
     x = layers.Conv(
       self.features, use_bias=False, kernel_init=uniform_fan_in, dtype=self.dtype, name='conv'
     )(x)
-    x = prelu('prelu1')(norm('norm1')(x, train=train))
+    x = prelu(norm('norm1')(x, train=train), own_slope)
     block = HvecSubBlock(self.features, False, self.statistics, self.dtype, name='block')
-    return prelu('prelu2')(norm('norm2')(block(x, train=train), train=train))
+    return prelu(norm('norm2')(block(x, train=train), train=train), slope)
 
 
 class EmNetHvec(nn.Module):
@@ -68,8 +70,8 @@ class EmNetHvec(nn.Module):
       the first and last voxels of both grids coincide, so that a part of a volume is not resized
       like the whole.
     norm_statistics: 'block' is the authors' instance norm: the result for a block depends on all of
-      it. 'volume' normalises so in training only and with running averages in evaluation, so that
-      with 'half_pixel' a volume can be computed in blocks.
+      it, padding included. 'volume' normalises so in training only and with running averages in
+      evaluation, so that with 'half_pixel' a volume can be computed in blocks.
     dtype: what is computed in, except for norms and last layers.
     divisor: sizes that are not multiples of it are padded inside. With 'volume' it is 16 in the
       plane, not 8, since a sub-block of the bridge pools once more: blocks that begin at multiples
@@ -103,7 +105,7 @@ class EmNetHvec(nn.Module):
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
     def hvec(x: jax.Array, features: int, name: str) -> jax.Array:
-      return Hvec(features, self.norm_statistics, self.dtype, name=name)(x, train=train)
+      return Hvec(features, self.norm_statistics, self.dtype, name=name)(x, slope, train=train)
 
     def project(x: jax.Array, features: int, name: str) -> jax.Array:
       return layers.Conv(features, 1, kernel_init=uniform_fan_in, dtype=self.dtype, name=name)(x)
@@ -113,12 +115,13 @@ class EmNetHvec(nn.Module):
       return resample.crop(x, image.shape[1:-1])
 
     def up(x: jax.Array, skip: jax.Array, features: int, name: str) -> jax.Array:
-      """Projected, then resized to `skip`; the two commute, and few small voxels cost less."""
+      """Projected, then resized to `skip`; the two commute, and this order costs less."""
       return self._resize(project(x, features, name), skip.shape[1:-1])
 
+    slope = self.param('negative_slope', SLOPE, ())
     f = 8 * layers.scaled(self.features // 8, self.width)
     x = resample.pad_to_multiple(image, self.divisor)
-    x1 = Stem(f, self.norm_statistics, self.dtype, name='stem')(x, train=train)
+    x1 = Stem(f, self.norm_statistics, self.dtype, name='stem')(x, slope, train=train)
     x2 = hvec(resample.max_pool(x1), 2 * f, 'enc2')
     x3 = hvec(resample.max_pool(x2), 4 * f, 'enc3')
     bridge = hvec(resample.max_pool(x3, (1, 2, 2)), 8 * f, 'bridge')

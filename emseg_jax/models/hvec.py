@@ -38,9 +38,9 @@ EPSILON = 1e-5
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
-def prelu(name: str) -> nn.PReLU:
-  """x where that is positive, else x times one learnt number."""
-  return nn.PReLU(negative_slope_init=0.25, name=name)
+def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
+  """x where that is positive, else `slope` times x; the slope is a scalar."""
+  return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
@@ -152,7 +152,8 @@ class Hvec(nn.Module):
   """Two sub-blocks with a shuffle of channels between them, and a 1x1x1 shortcut.
 
   [B, Z, Y, X, C] -> [B, Z, Y, X, features]; C and features are multiples of 4. Each of the two ends
-  in instance norm and PReLU, the second after the shortcut is added.
+  in instance norm and PReLU, the second after the shortcut is added. The slope of the PReLU is an
+  argument, a scalar, since all modules of the network share it.
   """
 
   features: int
@@ -160,7 +161,7 @@ class Hvec(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, slope: jax.Array, *, train: bool) -> jax.Array:
     def sub_block(transform, name):
       return HvecSubBlock(self.features, transform, self.statistics, self.dtype, name=name)
 
@@ -176,6 +177,6 @@ class Hvec(nn.Module):
       name='shortcut',
     )(x)
     x = sub_block(True, 'block1')(x, train=train)
-    x = prelu('prelu1')(norm('norm1')(x, train=train))
+    x = prelu(norm('norm1')(x, train=train), slope)
     x = sub_block(False, 'block2')(channel_shuffle(x, GROUPS), train=train)
-    return prelu('prelu2')(norm('norm2')(x + shortcut, train=train))
+    return prelu(norm('norm2')(x + shortcut, train=train), slope)

@@ -14,16 +14,16 @@ from emseg_jax.models import hvec
 KERNELS = ((1, 3, 3), (3, 1, 3), (3, 3, 1), (1, 3, 3))
 
 
-def _variables(module, x, seed=0):
+def _variables(module, *inputs):
   """Random values, so that biases and slopes matter too."""
-  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=True))
-  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, train=True))
+  rng = np.random.default_rng(0)
   return jax.tree.map(lambda s: rng.normal(0, 0.5, s.shape).astype(np.float32), shapes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply(module, variables, x):
-  return module.apply(variables, x, train=False)
+def _apply(module, variables, *inputs):
+  return module.apply(variables, *inputs, train=False)
 
 
 def _correlate(x, kernel):
@@ -96,25 +96,26 @@ def test_a_sub_block_without_transforms_adds_the_outputs_as_they_are():
 def test_a_module_is_two_sub_blocks_a_shuffle_and_a_shortcut():
   features = 12
   module, x = hvec.Hvec(features), normal(2, 2, 5, 4, 4)
-  variables = _variables(module, x)
+  slope = jnp.array(0.3)
+  variables = _variables(module, x, slope)
   params = variables['params']
 
-  def prelu(y, name):
-    return np.where(y > 0, y, params[name]['negative_slope'] * y)
+  def prelu(y):
+    return np.where(y > 0, y, slope * y)
 
-  y = prelu(_normalised(_sub_block(x, params['block1'], True)), 'prelu1')
+  y = prelu(_normalised(_sub_block(x, params['block1'], True)))
   shuffled = np.zeros_like(y)
   for g, j in np.ndindex(4, features // 4):
     shuffled[..., 4 * j + g] = y[..., g * features // 4 + j]
   y = _sub_block(shuffled, params['block2'], False) + x @ params['shortcut']['kernel'][0, 0, 0]
-  expected = prelu(_normalised(y), 'prelu2')
-  out = _apply(module, variables, x)
+  expected = prelu(_normalised(y))
+  out = _apply(module, variables, x, slope)
   np.testing.assert_allclose(out, expected, atol=1e-3)
 
 
-def test_the_slopes_of_the_prelus_start_at_a_quarter():
-  variables = hvec.prelu('prelu').init(jax.random.key(0), jnp.zeros(1))
-  assert variables['params']['negative_slope'] == 0.25
+def test_prelu_multiplies_what_is_negative():
+  x = jnp.array([-2.0, -0.5, 0.0, 3.0])
+  np.testing.assert_array_equal(hvec.prelu(x, jnp.array(0.25)), [-0.5, -0.125, 0, 3])
 
 
 @pytest.mark.parity
