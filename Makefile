@@ -4,13 +4,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long lint format clean
+.PHONY: demo test test-long parity lint format clean
 
 demo: $(STAMP)
 	$(BIN)/python -m emseg_jax.demo $(DEMO)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not long and not parity" -n 2 --dist loadfile
+
+# Against PyTorch, torchvision, timm and Keras, which the package itself does not need.
+parity: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,parity]"
+	$(BIN)/python -m pytest -m parity -n 2 --dist loadfile
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long -s

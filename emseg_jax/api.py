@@ -54,6 +54,9 @@ def train(
   """
   for remark in experiment.validate(config):
     LOGGER.warning(remark)
+  if config.model.init_from and not (folder / 'checkpoints').is_dir():
+    # Before the folder is claimed: a wrong file must not leave a run behind.
+    LOGGER.info('%s:\n%s', config.model.init_from, experiment.describe_start(config))
   result = trainer.train(config, folder, should_stop=should_stop, extend=extend)
   for split in ('validation', 'test'):
     if getattr(config.data, split):

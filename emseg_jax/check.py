@@ -230,7 +230,7 @@ def _judge_intensities(config: Config, summaries: dict[str, SplitSummary]) -> It
   for name, summary in summaries.items():
     if 'uint16' in summary.dtypes and summary.high <= 255:
       message = f'16-bit images hold nothing above {summary.high:g}: 8-bit values in 16-bit files'
-      severity = 'warning' if kind in ('scale', 'imagenet') else 'note'
+      severity = 'warning' if kind in ('scale', 'imagenet', 'caffe') else 'note'
       yield Problem(severity, name, 'range', f'{message}; save them as 8 bits')
     if train and abs(summary.mean - train.mean) > 2 * train.std:
       severity = 'note' if kind in ('per_volume', 'percentile') else 'warning'

@@ -14,10 +14,18 @@ import optax
 from jax.sharding import Mesh
 
 from emseg_jax import config as config_lib
-from emseg_jax import losses, models, optim, sharding, train_state
+from emseg_jax import losses, models, optim, pretrained, sharding, train_state
 from emseg_jax.errors import ConfigError
 
-__all__ = ['Experiment', 'make_model', 'set_up', 'validate', 'validate_network', 'versions']
+__all__ = [
+  'Experiment',
+  'describe_start',
+  'make_model',
+  'set_up',
+  'validate',
+  'validate_network',
+  'versions',
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +63,18 @@ class Experiment:
     )
 
   def initial_state(self) -> train_state.TrainState:
-    """The state before the first step, created on the devices."""
-    return jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))()
+    """The state before the first step, created on the devices; the encoder from its file, if any.
+
+    Raises:
+      ConfigError, DataError: see `describe_start`.
+    """
+    replicated = sharding.replicated(self.mesh)
+    state = jax.jit(self._create, out_shardings=replicated)()
+    if self.config.model.init_from is None:
+      return state
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    filled, _ = pretrained.load_pretrained(variables, self.config.model.init_from)
+    return state.replace(**jax.device_put(filled, replicated))
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -132,6 +150,12 @@ def validate(config: config_lib.Config) -> list[str]:
         f'{field}={size} is not a multiple of {model.divisor}, the stride of {config.model.name}; '
         f'the network pads it with zeros to {padded}.'
       )
+  expected = 'caffe' if str(config.model.init_from).endswith('.h5') else 'imagenet'
+  if config.model.init_from and config.data.normalisation != expected:
+    remarks.append(
+      f'data.normalisation={config.data.normalisation}: the weights of model.init_from were trained '
+      f'with {expected}.'
+    )
   # With a single row per device at the coarsest level XLA partitions gradients wrongly (jax 0.10).
   least = 2 * config.mesh.space * model.divisor[0]
   if config.mesh.space > 1 and config.data.patch[0] % least:
@@ -140,6 +164,21 @@ def validate(config: config_lib.Config) -> list[str]:
       f'multiple of 2 x mesh.space x the stride of {config.model.name} = {least}'
     )
   return remarks
+
+
+def describe_start(config: config_lib.Config) -> str:
+  """The table of what model.init_from puts where; touches no device.
+
+  Raises:
+    ConfigError: the network has no encoder that could start from the file.
+    DataError: the file cannot be read, or has too few or too many tensors.
+  """
+  model = make_model(config, dtype=jnp.dtype('float32'))
+  image = jax.ShapeDtypeStruct((2, *config.data.patch, config.data.channels), jnp.float32)
+  keys = {'params': jax.random.key(0), 'dropout': jax.random.key(0)}
+  variables = jax.eval_shape(lambda x: model.init(keys, x, train=True), image)
+  _, rows = pretrained.load_pretrained(variables, config.model.init_from)
+  return pretrained.format_table(rows)
 
 
 def set_up(config: config_lib.Config, *, batch_size: int | None = None) -> Experiment:

@@ -93,10 +93,13 @@ class Data(Section):
   label_mapping: dict[int, Annotated[int, Field(ge=0)]] | None = Field(
     None, description='label value in the files -> class index; None: values are class indices'
   )
-  normalisation: Literal['dataset', 'per_volume', 'percentile', 'imagenet', 'scale'] = Field(
-    'dataset',
-    description='dataset: mean/std of the training images; per_volume: of each file; percentile: '
-    '1 % to 99 % of each file to 0..1; imagenet: torchvision mean/std on 0..255; scale: to 0..1',
+  normalisation: Literal['dataset', 'per_volume', 'percentile', 'imagenet', 'caffe', 'scale'] = (
+    Field(
+      'dataset',
+      description='dataset: mean/std of the training images; per_volume: of each file; percentile: '
+      '1 % to 99 % of each file to 0..1; imagenet: torchvision mean/std on 0..255; '
+      'caffe: mean only, as Keras VGG weights expect; scale: to 0..1',
+    )
   )
   channels: Literal[1, 3] = Field(
     1, description='channels fed to the network; grey is repeated for 3, RGB averaged for 1'

@@ -15,11 +15,13 @@ from emseg_jax.errors import DataError
 
 __all__ = ['Normalisation', 'VolumeStatistics', 'fit', 'full_range', 'volume_statistics']
 
-Kind = Literal['dataset', 'per_volume', 'percentile', 'imagenet', 'scale']
+Kind = Literal['dataset', 'per_volume', 'percentile', 'imagenet', 'caffe', 'scale']
 
 # torchvision's statistics of ImageNet on the 0..255 scale.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+# What Keras' VGG was trained with, in the order RGB; nothing is divided.
+CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
 def full_range(dtype: np.dtype) -> tuple[float, float]:
@@ -62,7 +64,8 @@ class Normalisation:
     """Maps a section [Y, X] or [Y, X, 3] to float32 [Y, X, channels].
 
     Args:
-      section: pixels as the file holds them; `imagenet` and `scale` go by the range of its type.
+      section: pixels as the file holds them; `imagenet`, `caffe` and `scale` go by the range
+        of its type.
       volume: statistics of the file it belongs to; needed by `per_volume` and `percentile`.
     """
     x = np.asarray(section, np.float32)
@@ -80,7 +83,10 @@ class Normalisation:
     x = (x - np.float32(low)) / np.float32(high - low)
     if self.kind == 'scale':
       return x
-    mean, std = np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
+    if self.kind == 'caffe':
+      mean, std = np.float32(CAFFE_MEAN), np.ones(3, np.float32)
+    else:
+      mean, std = np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
     if self.channels == 1:
       mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
     return (255.0 * x - mean) / std

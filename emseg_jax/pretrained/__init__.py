@@ -6,8 +6,8 @@ every array of the network ends up in a table that says what became of it; nothi
 silently. Nothing is downloaded.
 
 The weights expect the intensities they were trained on: those of torchvision and mmcv the
-normalisation 'imagenet'; most of timm's ViT-B have 0.5 as mean and standard deviation; Keras' VGG
-subtracts the mean but does not divide by the standard deviation.
+normalisation 'imagenet', Keras' VGG 'caffe'; most of timm's ViT-B have 0.5 as mean and standard
+deviation, which 'imagenet' is near to.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,7 @@ from emseg_jax.data import normalise
 from emseg_jax.data.normalise import Normalisation, VolumeStatistics
 from emseg_jax.errors import DataError
 
-KINDS = ('dataset', 'per_volume', 'percentile', 'imagenet', 'scale')
+KINDS = ('dataset', 'per_volume', 'percentile', 'imagenet', 'caffe', 'scale')
 
 
 def sections(dtype=np.uint8, count=3, colour=False):
@@ -206,3 +206,9 @@ def test_the_record_goes_through_json_and_normalises_the_same(kind):
   assert again.dtype == 'uint16'
   volume = VolumeStatistics(100.0, 7.0, 3.0, 900.0)
   np.testing.assert_array_equal(again.apply(images[0], volume), n.apply(images[0], volume))
+
+
+def test_caffe_subtracts_the_mean_of_keras_vgg_and_divides_nothing():
+  out = normalise.fit('caffe', 3, sections()).apply(np.full((1, 1), 100, np.uint8))
+  # keras.applications.imagenet_utils, mode 'caffe', turned from BGR to RGB
+  np.testing.assert_allclose(out[0, 0], [100 - 123.68, 100 - 116.779, 100 - 103.939], atol=1e-4)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import model_support
 import numpy as np
+import parity_support
 import pytest
 
 from emseg_jax.models.backbones import vit
@@ -59,21 +60,12 @@ def _timm_weights(state, grid):
   return params
 
 
-def _timm():
-  try:
-    from timm.models import vision_transformer
-  except (ImportError, RuntimeError) as error:  # torchvision built for another torch
-    pytest.skip(f'timm cannot be imported: {error}')
-  return vision_transformer
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize(('cls_token', 'final_norm'), [(True, True), (False, False)])
 def test_tokens_equal_those_of_timm_with_the_same_weights(cls_token, final_norm):
-  torch = pytest.importorskip('torch')
-  timm_vit = _timm()
+  torch, _, timm = parity_support.torch_libraries()
   grid = (3, 2)
-  theirs = timm_vit.VisionTransformer(
+  theirs = timm.models.vision_transformer.VisionTransformer(
     img_size=(48, 32),
     embed_dim=36,
     depth=2,

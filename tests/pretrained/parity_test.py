@@ -8,11 +8,11 @@ import importlib.util
 import os
 import subprocess
 import sys
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity_support
 import pytest
 from model_support import normal
 
@@ -22,15 +22,6 @@ from emseg_jax.models.backbones.vgg import Vgg
 from emseg_jax.models.backbones.vit import Vit
 
 pytestmark = pytest.mark.parity
-
-
-def _libraries():
-  """(torch, torchvision, timm)."""
-  torch = pytest.importorskip('torch')
-  # torchvision cannot be imported if its compiled operators, which no network here uses, are built
-  # for another PyTorch; registering them is what fails.
-  with mock.patch.object(torch.library, 'register_fake', return_value=lambda f: f):
-    return torch, pytest.importorskip('torchvision'), pytest.importorskip('timm')
 
 
 def _randomised(torch, network):
@@ -83,7 +74,7 @@ def _numpy(outputs):
 
 
 def test_resnet_50_of_torchvision_with_dilations_for_strides(tmp_path):
-  torch, torchvision, _ = _libraries()
+  torch, torchvision, _ = parity_support.torch_libraries()
   dilate = [False, True, True]
   theirs = torchvision.models.resnet50(replace_stride_with_dilation=dilate)
   path = _saved(_randomised(torch, theirs), tmp_path / 'w.safetensors')
@@ -98,7 +89,7 @@ def test_resnet_50_of_torchvision_with_dilations_for_strides(tmp_path):
 
 
 def test_resnet_50_v1c_of_timm_on_a_grey_image(tmp_path):
-  torch, _, timm = _libraries()
+  torch, _, timm = parity_support.torch_libraries()
   theirs = timm.create_model('resnet50c', features_only=True, output_stride=8)
   path = _saved(_randomised(torch, theirs), tmp_path / 'w.safetensors')
   image = normal(1, 33, 47, 1)
@@ -112,7 +103,7 @@ def test_resnet_50_v1c_of_timm_on_a_grey_image(tmp_path):
   ('plan', 'encoder'), [('D', Vgg(16)), ('E', Vgg(19)), ('D', Vgg(16, norm=True))]
 )
 def test_vgg_of_torchvision(tmp_path, plan, encoder):
-  torch, torchvision, _ = _libraries()
+  torch, torchvision, _ = parity_support.torch_libraries()
   vgg = torchvision.models.vgg
   # Without the classifier, whose 124 million values nobody needs.
   theirs = torch.nn.Module()
@@ -130,7 +121,7 @@ def test_vgg_of_torchvision(tmp_path, plan, encoder):
 
 @pytest.mark.parametrize('complete', [True, False])
 def test_vit_of_timm_with_and_without_class_token_and_final_norm(tmp_path, complete):
-  torch, _, timm = _libraries()
+  torch, _, timm = parity_support.torch_libraries()
   theirs = timm.models.vision_transformer.VisionTransformer(
     img_size=64, depth=2, num_classes=3, class_token=complete, global_pool='avg' * (not complete)
   )
@@ -151,7 +142,7 @@ def test_vit_of_timm_with_and_without_class_token_and_final_norm(tmp_path, compl
 
 
 def test_positions_are_interpolated_as_pytorch_does(tmp_path):
-  torch, _, timm = _libraries()
+  torch, _, timm = parity_support.torch_libraries()
   theirs = timm.models.vision_transformer.VisionTransformer(depth=1, num_classes=0)
   path = _saved(theirs, tmp_path / 'w.safetensors')
   ours = Vit((0,), depth=1, grid=(32, 20))
