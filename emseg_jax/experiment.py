@@ -153,8 +153,8 @@ def validate(config: config_lib.Config) -> list[str]:
   expected = 'caffe' if str(config.model.init_from).endswith('.h5') else 'imagenet'
   if config.model.init_from and config.data.normalisation != expected:
     remarks.append(
-      f'data.normalisation={config.data.normalisation}: the weights of model.init_from were trained '
-      f'with {expected}.'
+      f'data.normalisation={config.data.normalisation}: the weights of model.init_from were '
+      f'trained with {expected}.'
     )
   # With a single row per device at the coarsest level XLA partitions gradients wrongly (jax 0.10).
   least = 2 * config.mesh.space * model.divisor[0]
