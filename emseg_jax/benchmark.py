@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from emseg_jax import augment, experiment, flops, sharding, train_step
+from emseg_jax import augment, collectives, experiment, flops, sharding, train_step
 from emseg_jax.config import Config
 from emseg_jax.train_state import parameter_count
 
@@ -33,6 +33,7 @@ class Timing:
   images_per_second: or volumes.
   tflops: achieved, in 10^12 operations per second over all devices.
   memory_gb: that the program needs on each device, in 10^9 bytes, as XLA planned it.
+  traffic: what it sends between devices, by kind.
   """
 
   compile_seconds: float
@@ -41,6 +42,7 @@ class Timing:
   images_per_second: float
   tflops: float
   memory_gb: float
+  traffic: dict[str, collectives.Traffic]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +171,7 @@ def _timing(
     images_per_second=steps * size / seconds,
     tflops=operations * size * steps / seconds / 1e12,
     memory_gb=(needed - memory.alias_size_in_bytes) / 1e9,
+    traffic=collectives.traffic(compiled.as_text()),
   )
 
 
@@ -192,6 +195,8 @@ def format_text(result: Result) -> str:
       f'{name:8} {timing.compile_seconds:10.1f} {timing.steps_per_second:10.3g} '
       f'{timing.images_per_second:10.3g} {timing.tflops:10.3g} {timing.memory_gb:10.3g}'
     )
+  for kind, (count, megabytes) in result.train.traffic.items():
+    lines.append(f'train: {count} x {kind}, {megabytes:,.1f} MB per device and step')
   if result.peak_gb is not None:
     lines.append(f'most memory in use on one device: {result.peak_gb:.3g} GB')
   return '\n'.join(lines)

@@ -25,6 +25,7 @@ ORDER = (
   'augment',
   'models',
   'flops',
+  'collectives',
   'zoo',
   'pretrained',
   'losses',
