@@ -1,13 +1,11 @@
 """U-Net: parameter counts, receptive field, gradients, modes, split rows."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from emseg_jax.models.unet import UNet
 
@@ -95,11 +93,6 @@ def _rows_that_matter():
   return [np.flatnonzero(m) for m in np.asarray(matters)]
 
 
-def test_the_receptive_field_is_the_largest_span_that_has_a_gradient():
-  spans = [rows[-1] - rows[0] + 1 for rows in _rows_that_matter()]
-  assert UNet(2).receptive_field == (max(spans), max(spans))
-
-
 def test_a_cell_of_the_divisor_depends_on_the_receptive_field_around_it():
   # Rows 112 to 127 are a cell; (204 - 16) / 2 = 94 rows of context on each side.
   rows = np.concatenate(_rows_that_matter())
@@ -174,31 +167,3 @@ def test_dropout_is_drawn_from_its_stream_in_training_only():
   assert np.abs(first - other).max() > 1e-4
   plain = _apply(UNet(2, width=1 / 16), variables, image, False)[0]['logits']
   np.testing.assert_array_equal(_apply(model, variables, image, False)[0]['logits'], plain)
-
-
-def test_a_constant_image_gives_finite_logits_and_gradients_at_the_start():
-  model, image = UNet(2, width=1 / 16, norm='batch'), np.full(SHAPE, 5.0, np.float32)
-  variables = jax.jit(lambda: model.init(KEYS, jnp.zeros(SHAPE), train=True))()
-  out = _value_and_gradient_jit(model, variables.pop('params'), variables, image, True)
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves((variables, out)))
-
-
-def test_rows_split_over_devices_are_not_gathered_and_change_nothing():
-  model = UNet(2, width=1 / 16, norm='batch')
-  variables = dict(_variables(model))
-  arguments = (variables.pop('params'), variables, _normal(*SHAPE))
-  mesh = jax.make_mesh(
-    (2, 2), ('data', 'space'), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4]
-  )
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  split = NamedSharding(mesh, PartitionSpec('data', 'space'))
-  shardings = (everywhere, everywhere, split)
-  step = functools.partial(_value_and_gradient, model, train=True)
-  compiled = jax.jit(step, in_shardings=shardings).lower(*arguments).compile()
-  assert not re.search(r'all-gather|all-to-all', compiled.as_text())
-  assert re.search(r'collective-permute', compiled.as_text())  # the exchange of border rows
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-    compiled(*jax.device_put(arguments, shardings)),
-    _value_and_gradient_jit(model, *arguments, True),
-  )

@@ -13,6 +13,7 @@ import pytest
 from model_support import normal, variables
 
 from emseg_jax import models
+from emseg_jax.models.backbones.resnet import ResNet50D8
 
 # Options that make a network quick to compile, with the parts of its full form.
 TINY = {
@@ -40,6 +41,14 @@ WITHOUT_EFFECT = {'emnet_hvec': "['join']['bias']"}
 FINITE = [
   name for name in models.MODELS if models.create_model(name, 2).receptive_field is not None
 ]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _two_blocks_per_stage():
+  """One block with and one without projection: a third of ResNet-50's depth to compile."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(ResNet50D8, 'stages', tuple(s._replace(blocks=2) for s in ResNet50D8.stages))
+    yield
 
 
 @functools.cache
