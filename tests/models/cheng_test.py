@@ -215,7 +215,7 @@ def test_rows_split_over_devices_are_not_gathered():
 
   def gradient(params, x):
     def loss(params):
-      rngs = model_support.FAST_KEYS
+      rngs = model_support.KEYS
       out, _ = module.apply({'params': params}, x, mutable=['batch_stats'], rngs=rngs)
       return jnp.mean(jnp.sin(out + x))
 
