@@ -96,12 +96,15 @@ class LstmResBlock(nn.Module):
   """
 
   recurrent_dropout: float
+  unroll: int = 1
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    rows = BiConvLstm(self.recurrent_dropout, name='rows')(x, train=train)
+    rows = BiConvLstm(self.recurrent_dropout, self.unroll, name='rows')(x, train=train)
     transposed = x.swapaxes(1, 2)
-    columns = BiConvLstm(self.recurrent_dropout, name='columns')(transposed, train=train)
+    columns = BiConvLstm(self.recurrent_dropout, self.unroll, name='columns')(
+      transposed, train=train
+    )
     return x + jnp.sum(rows, -1) + jnp.sum(columns, -1).swapaxes(1, 2)
 
 
@@ -119,7 +122,7 @@ class ResCRNet(nn.Module):
     dilations: one per branch.
     merge: of the branches.
     dropout: rate of whole channels after each convolutional block.
-    recurrent_dropout: see `BiConvLstm`.
+    recurrent_dropout, unroll: see `BiConvLstm`.
     dtype: what is computed in, except for everything after the convolutional blocks.
     divisor: 1, sizes are left as they are.
     receptive_field: (y, x), None with LSTM blocks, which see the whole image. Without: two
@@ -139,6 +142,7 @@ class ResCRNet(nn.Module):
   merge: Literal['concat', 'add'] = 'concat'
   dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
   recurrent_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+  unroll: Annotated[int, Field(ge=1)] = 1
   dtype: jnp.dtype = jnp.float32
 
   divisor: ClassVar[tuple[int, ...]] = (1, 1)
@@ -175,5 +179,5 @@ class ResCRNet(nn.Module):
     for i in range(max(1, self.lstm_blocks)):
       x = _leaky(layers.Conv(self.num_classes, 1, name=f'classes{i + 1}')(x))
       if self.lstm_blocks:
-        x = LstmResBlock(self.recurrent_dropout, name=f'lstm{i + 1}')(x, train=train)
+        x = LstmResBlock(self.recurrent_dropout, self.unroll, name=f'lstm{i + 1}')(x, train=train)
     return {'logits': x}

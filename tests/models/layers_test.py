@@ -17,6 +17,23 @@ def _normal(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def _assert_same_value_and_gradients(ours, flax, params, x):
+  target = _normal(*flax.apply({'params': params}, x).shape, seed=9)
+
+  def value_and_gradients(module):
+    def loss(params, x):
+      out = module.apply({'params': params}, x)
+      return jnp.sum(target * out), out
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, x)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5, rtol=1e-4),
+    value_and_gradients(ours),
+    value_and_gradients(flax),
+  )
+
+
 def test_channels_are_rounded_and_at_least_one():
   assert [layers.scaled(64, w) for w in (1.0, 0.375, 0.33, 1e-6)] == [64, 24, 21, 1]
 
@@ -65,21 +82,55 @@ def test_conv_and_its_gradients_equal_flax(kernel_size, stride, dilation, size):
   )
   x = _normal(2, *size, 3)
   params = {'kernel': _normal(kernel_size, kernel_size, 3, 4, seed=1), 'bias': _normal(4, seed=2)}
-  expected = flax.apply({'params': params}, x)
-  target = _normal(*expected.shape, seed=3)
+  _assert_same_value_and_gradients(ours, flax, params, x)
 
-  def value_and_gradients(module):
-    def loss(params, x):
-      out = module.apply({'params': params}, x)
-      return jnp.sum(target * out), out
 
-    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, x)
-
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4),
-    value_and_gradients(ours),
-    value_and_gradients(flax),
+@pytest.mark.parametrize(
+  ('kernel_size', 'dilation', 'size'),
+  [(3, 1, (8, 7)), (5, 3, (9, 8)), (7, 5, (6, 5)), ((1, 3), 2, (5, 6)), (2, 1, (4, 5))],
+)
+def test_depthwise_convolution_and_its_gradients_equal_flax(kernel_size, dilation, size):
+  ours = layers.DepthwiseConv(kernel_size, dilation=dilation)
+  ky, kx = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+  flax = nn.Conv(
+    3,
+    (ky, kx),
+    kernel_dilation=dilation,
+    feature_group_count=3,
+    use_bias=False,
+    padding=[
+      (dilation * (k - 1) // 2, dilation * (k - 1) - dilation * (k - 1) // 2) for k in (ky, kx)
+    ],
   )
+  x, params = _normal(2, *size, 3), {'kernel': _normal(ky, kx, 1, 3, seed=1)}
+  _assert_same_value_and_gradients(ours, flax, params, x)
+
+
+@pytest.mark.parametrize(
+  ('kernel_size', 'stride', 'dilation'),
+  [
+    (3, 1, 1),
+    ((1, 3, 3), 1, 1),
+    ((3, 1, 3), 1, 2),
+    ((3, 3, 1), 1, 1),
+    (1, 1, 1),
+    (3, 2, 1),
+    (2, 1, 1),
+  ],
+)
+def test_convolution_of_volumes_and_its_gradients_equal_flax(kernel_size, stride, dilation):
+  ours = layers.Conv(4, kernel_size, stride=stride, dilation=dilation)
+  size = (kernel_size,) * 3 if isinstance(kernel_size, int) else kernel_size
+  totals = [dilation * (k - 1) for k in size]
+  flax = nn.Conv(
+    4,
+    size,
+    strides=stride,
+    kernel_dilation=dilation,
+    padding=[(total // 2, total - total // 2) for total in totals],
+  )
+  x, params = _normal(2, 4, 6, 5, 3), {'kernel': _normal(*size, 3, 4, seed=1), 'bias': _normal(4)}
+  _assert_same_value_and_gradients(ours, flax, params, x)
 
 
 def test_the_kernel_gradient_of_accelerators_equals_that_of_cpus():
@@ -199,6 +250,9 @@ LAYERS = {
   'max_pool': resample.max_pool,
   'up_conv': lambda x: layers.UpConv(3).apply(
     {'params': {'kernel': _normal(2, 2, 2, 3), 'bias': _normal(3)}}, x
+  ),
+  'depthwise': lambda x: layers.DepthwiseConv(3, dilation=2).apply(
+    {'params': {'kernel': _normal(3, 3, 1, 2)}}, x
   ),
   'conv_dilated': lambda x: layers.Conv(3, dilation=2, use_bias=False).apply(
     {'params': {'kernel': _normal(3, 3, 2, 3)}}, x

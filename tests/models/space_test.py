@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from model_support import normal, variables
+from model_support import KEYS, normal, variables
 
 from emseg_jax import models
-from emseg_jax.collectives import traffic
+from emseg_jax.collectives import KINDS, traffic
 
 # Per device two rows or more at the coarsest level; for the centre of SegET, dilated by up to 8, as
 # many as that.
@@ -52,3 +52,35 @@ def test_rows_split_over_devices_are_not_gathered_and_change_nothing(name):
   np.testing.assert_allclose(split[0], whole[0], rtol=1e-5)
   for a, b in zip(*map(jax.tree.leaves, (split[1], whole[1])), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-3 * max(1e-3, math.sqrt(float(np.mean(b**2)))) + 1e-5)
+
+
+# What a gradient sends beside sums of gradients and border rows, at 256 x 64 pixels (64 x 16 x 16
+# voxels), rows split over two devices.
+GATHERS = {}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', models.MODELS)
+def test_what_every_network_sends_between_devices(name):
+  narrow = {'segmenter': {'depth': 2}, 'segvit': {'depth': 2, 'taps': (0, 1), 'decoder_layers': 1}}
+  model = models.create_model(name, 2, width=1 / 8, **narrow.get(name, {}))
+  shape = (2, 256, 64, 1) if len(model.divisor) == 2 else (2, 64, 16, 16, 1)
+  stats = dict(variables(model, shape))
+  arguments = stats.pop('params'), stats, normal(*shape)
+  mesh = jax.make_mesh(
+    (1, 2), ('data', 'space'), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:2]
+  )
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  shardings = everywhere, everywhere, NamedSharding(mesh, PartitionSpec('data', 'space'))
+
+  def loss(params, stats, image):
+    out, _ = model.apply(
+      {'params': params, **stats}, image, train=True, mutable=['batch_stats'], rngs=KEYS
+    )
+    return sum(jnp.mean(jnp.sin(x)) for x in out.values())
+
+  compiled = jax.jit(jax.grad(loss), in_shardings=shardings).lower(*arguments).compile()
+  found = traffic(compiled.as_text())
+  cells = [f'{found[k].count} ({found[k].megabytes:.2f} MB)' if k in found else '-' for k in KINDS]
+  print(f'| {name} | {" | ".join(cells)} |')
+  assert {kind for kind in KINDS[:2] if kind in found} == GATHERS.get(name, set())
