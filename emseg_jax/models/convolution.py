@@ -109,15 +109,17 @@ def _volume_default(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array
 def _volume_on_cpu(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
   """The taps along z as further input channels of a convolution of planes.
 
-  XLA's convolution of volumes is several times slower on CPUs than that of planes.
+  XLA's convolution of volumes is several times slower on CPUs than that of planes. Planes are in
+  the order (z, b): rows split along z then stay on their device.
   """
   batch, depth, *plane, inputs = x.shape
   taps, *size, _, features = kernel.shape
   start = _padding((taps,), dilation)[0][0]
   x = jnp.concatenate([shift(x, 1, start - dilation * p) for p in range(taps)], axis=-1)
-  x = x.reshape(batch * depth, *plane, taps * inputs)
+  x = x.swapaxes(0, 1).reshape(depth * batch, *plane, taps * inputs)
   kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*size, taps * inputs, features)
-  return convolve(x, kernel, (1, 1), dilation, 1).reshape(batch, depth, *plane, features)
+  y = convolve(x, kernel, (1, 1), dilation, 1)
+  return y.reshape(depth, batch, *plane, features).swapaxes(0, 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
