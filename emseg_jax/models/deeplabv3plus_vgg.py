@@ -44,25 +44,6 @@ STAGES = (
 )
 
 
-class KerasBlock(nn.Module):
-  """Convolution with bias, Keras' batch norm, ReLU: [B, Y, X, C] -> [B, Y, X, features]."""
-
-  features: int
-  kernel_size: int = 3
-  dilation: int = 1
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    x = layers.Conv(
-      self.features, self.kernel_size, dilation=self.dilation, dtype=self.dtype, name='conv'
-    )(x)
-    norm = layers.batch_norm(
-      train=train, dtype=self.dtype, momentum=0.99, epsilon=1e-3, name='norm'
-    )
-    return nn.relu(norm(x))
-
-
 class VggEncoder(nn.Module):
   """[B, Y, X, C] -> the outputs of the eight blocks, before their pooling.
 
@@ -84,7 +65,7 @@ class VggEncoder(nn.Module):
       if s and STAGES[s - 1].pool:
         x = resample.max_pool(x)
       for c in range(stage.convolutions):
-        x = KerasBlock(
+        x = layers.keras_conv_block(
           layers.scaled(stage.channels, self.width),
           dilation=stage.dilation,
           dtype=self.dtype,
@@ -120,7 +101,7 @@ class DeepLabV3PlusVgg(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-    block = functools.partial(KerasBlock, dtype=self.dtype)
+    block = functools.partial(layers.keras_conv_block, dtype=self.dtype)
     features = layers.scaled(HEAD_CHANNELS, self.width)
     stride = LOW_STRIDE[self.low_level]
     x = resample.pad_to_multiple(image, self.divisor)

@@ -6,6 +6,7 @@ Convolutions pad with zeros, symmetrically as PyTorch does; an even kernel gets 
 end, as in Keras. No layer gathers an image whose rows are split over devices.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -23,6 +24,7 @@ __all__ = [
   'UpConv',
   'batch_norm',
   'kaiming_fan_out',
+  'keras_conv_block',
   'scaled',
 ]
 
@@ -111,6 +113,8 @@ class ConvBlock(nn.Module):
   norm: bool = True
   relu: bool = True
   kernel_init: Initializer = kaiming_fan_out
+  momentum: float = 0.9
+  epsilon: float = 1e-5
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -126,8 +130,24 @@ class ConvBlock(nn.Module):
       name='conv',
     )(x)
     if self.norm:
-      x = batch_norm(train=train, dtype=self.dtype, name='norm')(x)
+      x = batch_norm(
+        train=train,
+        dtype=self.dtype,
+        momentum=self.momentum,
+        epsilon=self.epsilon,
+        name='norm',
+      )(x)
     return nn.relu(x) if self.relu else x
+
+
+# What Keras makes of a convolution, batch norm and ReLU with their defaults.
+keras_conv_block = functools.partial(
+  ConvBlock,
+  use_bias=True,
+  kernel_init=nn.initializers.he_normal(),
+  momentum=0.99,
+  epsilon=1e-3,
+)
 
 
 class UpConv(nn.Module):

@@ -29,34 +29,6 @@ FUSION_1 = (32, 16)
 FUSION_2 = (16, 16)
 
 
-class Block(nn.Module):
-  """Convolution with bias, Keras's batch norm, ReLU.
-
-  [B, Y, X, C] -> [B, ceil(Y / stride), ceil(X / stride), features].
-  """
-
-  features: int
-  kernel_size: int = 3
-  stride: int = 1
-  dilation: int = 1
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    x = layers.Conv(
-      self.features,
-      self.kernel_size,
-      stride=self.stride,
-      dilation=self.dilation,
-      dtype=self.dtype,
-      name='conv',
-    )(x)
-    norm = layers.batch_norm(
-      train=train, dtype=self.dtype, momentum=0.99, epsilon=1e-3, name='norm'
-    )
-    return nn.relu(norm(x))
-
-
 class DilatedCentre(nn.Module):
   """Two 3x3 convolutions, dilated branches beside each other, and 1x1 over what all of them see.
 
@@ -71,13 +43,19 @@ class DilatedCentre(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     for i in range(2):
-      x = Block(self.features, dtype=self.dtype, name=f'conv{i + 1}')(x, train=train)
+      x = layers.keras_conv_block(self.features, dtype=self.dtype, name=f'conv{i + 1}')(
+        x, train=train
+      )
     branches = [
-      Block(self.branch, dilation=rate, dtype=self.dtype, name=f'rate{rate}')(x, train=train)
+      layers.keras_conv_block(self.branch, dilation=rate, dtype=self.dtype, name=f'rate{rate}')(
+        x, train=train
+      )
       for rate in RATES
     ]
     x = jnp.concatenate([x, *branches], -1)
-    return Block(self.features, 1, dtype=self.dtype, name='reduce')(x, train=train)
+    return layers.keras_conv_block(self.features, 1, dtype=self.dtype, name='reduce')(
+      x, train=train
+    )
 
 
 class SegET(nn.Module):
@@ -116,7 +94,9 @@ class SegET(nn.Module):
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
     def block(x: jax.Array, channels: int, name: str, stride: int = 1) -> jax.Array:
       features = layers.scaled(channels, self.width)
-      return Block(features, stride=stride, dtype=self.dtype, name=name)(x, train=train)
+      return layers.keras_conv_block(features, stride=stride, dtype=self.dtype, name=name)(
+        x, train=train
+      )
 
     def two_blocks(x: jax.Array, channels: tuple[int, int], name: str) -> jax.Array:
       for i, c in enumerate(channels):

@@ -10,7 +10,7 @@ import pytest
 
 from emseg_jax.models import layers
 from emseg_jax.models.aspp import Aspp, Decoder, SeparableBlock
-from emseg_jax.models.deeplabv3plus_vgg import KerasBlock
+from emseg_jax.models.layers import keras_conv_block
 
 
 def _variables(module, *inputs):
@@ -78,7 +78,7 @@ class _Torch:
 # The blocks of the two networks, the epsilon of their norms, the kernel of their projection.
 STYLES = {
   'separable': (layers.ConvBlock, SeparableBlock, 1e-5, 3),
-  'dense': (KerasBlock, KerasBlock, 1e-3, 1),
+  'dense': (keras_conv_block, keras_conv_block, 1e-3, 1),
 }
 
 

@@ -197,3 +197,17 @@ def test_images_of_one_shape_compile_once(name):
     _train(name, normal(*_shape(name), seed=seed))
     _evaluate(name, normal(*_shape(name), seed=seed))
   assert _compiled(name)[2] == {'train': 1, 'eval': 1}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', models.MODELS)
+def test_a_bfloat16_network_says_nearly_what_a_float32_one_says(name):
+  image, stats = normal(*_shape(name)), dict(_variables(name))
+  half = models.create_model(name, 2, dtype=jnp.bfloat16, **TINY.get(name, DEFAULT))
+  apply = jax.jit(lambda variables, image: half.apply(variables, image, train=False)['logits'])
+  logits, expected = apply(stats, image), _evaluate(name, image)['logits']
+  assert logits.dtype == jnp.float32
+  spread = np.std(expected)
+  assert spread > 0
+  # Eight bits of mantissa, rounded in each of up to 70 layers; a wrong layer is off by `spread`.
+  assert np.sqrt(np.mean((logits - expected) ** 2)) < 0.25 * spread
