@@ -10,7 +10,8 @@ demo: $(STAMP)
 	$(BIN)/python -m emseg_jax.demo $(DEMO)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not long and not parity" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not long and not parity" -n 2 --dist loadfile --ignore=tests/models
+	EMSEG_TEST_QUICK_COMPILE=1 $(BIN)/python -m pytest -m "not long and not parity" -n 2 --dist loadfile tests/models
 
 # Against PyTorch, torchvision, timm and Keras, which the package itself does not need.
 parity: $(STAMP)

@@ -87,7 +87,7 @@ def test_a_patch_that_the_stride_does_not_divide_is_padded_with_a_remark(tmp_pat
   support.write_pair(tmp_path)
   arguments = support.pair_arguments(tmp_path)
   assert _train(tmp_path, *arguments, '--config.train.steps=4', '--config.data.patch=(40,40)') == 0
-  assert 'data.patch=(40, 40) is not a multiple of 16' in capsys.readouterr().err
+  assert 'data.patch=(40, 40) is not a multiple of (16, 16)' in capsys.readouterr().err
 
 
 def test_loss_turning_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, capsys):

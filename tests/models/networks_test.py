@@ -49,6 +49,13 @@ def _two_blocks_per_stage():
     yield
 
 
+# Share their parts with cheng2d, and with pmcanet and deeplabv3plus_vgg.
+LONG = {'cheng3d', 'deeplabv3plus'}
+NETWORKS = [
+  pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in models.MODELS
+]
+
+
 @functools.cache
 def _tiny(name):
   return models.create_model(name, 2, **TINY.get(name, DEFAULT))
@@ -123,7 +130,7 @@ def _paths(tree):
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_every_parameter_learns(name):
   largest: dict[str, float] = {}
   for seed in range(3):
@@ -147,7 +154,7 @@ def test_every_parameter_learns(name):
       assert np.abs(before - after).max() > 1e-6 * np.abs(before).max(), path
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_a_constant_image_gives_finite_outputs_and_gradients_at_the_start(name):
   for value in (0.0, 5.0):
     image = np.full(_shape(name), value, np.float32)
@@ -156,7 +163,7 @@ def test_a_constant_image_gives_finite_outputs_and_gradients_at_the_start(name):
       assert not bad, bad
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_heads_for_training_are_left_out_in_evaluation(name):
   image = normal(*_shape(name))
   in_training, in_evaluation = _train(name, image)[0][1][0], _evaluate(name, image)
@@ -166,7 +173,7 @@ def test_heads_for_training_are_left_out_in_evaluation(name):
   assert in_training['logits'].shape == in_evaluation['logits'].shape == (*image.shape[:-1], 2)
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_training_draws_random_numbers_only_where_the_network_says_so(name):
   image = normal(*_shape(name))
   first, same, other = (_train(name, image, key=key)[0][1][0] for key in (0, 0, 1))
@@ -174,7 +181,7 @@ def test_training_draws_random_numbers_only_where_the_network_says_so(name):
   assert (name in WITHOUT_DRAWS) == all(np.array_equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_training_updates_all_running_statistics(name):
   before = _paths(_variables(name).get('batch_stats', {}))
   assert (name in WITHOUT_STATISTICS) == (not before)
@@ -191,7 +198,7 @@ def test_without_statistics_and_draws_training_and_evaluation_are_the_same(name)
   np.testing.assert_allclose(*logits, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_images_of_one_shape_compile_once(name):
   for seed in range(2):
     _train(name, normal(*_shape(name), seed=seed))

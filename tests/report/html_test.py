@@ -98,7 +98,7 @@ class Page(html.parser.HTMLParser):
 def make_workdir(path: pathlib.Path) -> pathlib.Path:
   path.mkdir(parents=True)
   config = json.loads(Config(task={'classes': CLASSES}).model_dump_json())
-  config['model'] = {'name': 'pmcanet', 'options': {'width': 0.25}, 'dtype': 'auto'}
+  config['model'] |= {'name': 'pmcanet', 'options': {'width': 0.25}}
   (path / 'config.json').write_text(json.dumps(config))
   records = []
   for step in range(20, 1001, 20):
