@@ -13,21 +13,6 @@ from emseg_jax.models.aspp import Aspp, Decoder, SeparableBlock
 from emseg_jax.models.layers import keras_conv_block
 
 
-def _variables(module, *inputs):
-  """Random parameters and running statistics, so that no norm is an identity."""
-  shapes = jax.eval_shape(lambda: module.init(model_support.KEYS, *inputs, train=True))
-  rng = np.random.default_rng(7)
-
-  def fill(path, leaf):
-    if path[-1].key == 'kernel':
-      spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
-      return rng.normal(0, spread, leaf.shape).astype(np.float32)
-    low, high = (0.5, 1.5) if path[-1].key in ('scale', 'var') else (-0.5, 0.5)
-    return rng.uniform(low, high, leaf.shape).astype(np.float32)
-
-  return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
 def _evaluate(module, variables, *inputs):
   return jax.jit(lambda v, *x: module.apply(v, *x, train=False))(variables, *inputs)
 
@@ -89,7 +74,7 @@ def test_the_pyramid_equals_pytorch(style):
   block, atrous, epsilon, projection = STYLES[style]
   module = Aspp(5, (2, 3, 7), block=block, atrous=atrous, projection=projection)
   x = model_support.normal(2, 9, 6, 4)  # rate 7 reaches beyond the image
-  variables = _variables(module, x)
+  variables = model_support.random_values(module, x, train=True)
   there = _Torch(torch, variables, epsilon)
   image = there.image(x)
   mean = torch.nn.functional.adaptive_avg_pool2d(image, 1)
@@ -107,7 +92,7 @@ def test_the_decoder_equals_pytorch(style):
   block, refine, epsilon, _ = STYLES[style]
   module = Decoder(5, 3, factor=2, block=block, refine=refine)
   low, deep = model_support.normal(2, 8, 6, 7), model_support.normal(2, 4, 3, 4, seed=1)
-  variables = _variables(module, low, deep)
+  variables = model_support.random_values(module, low, deep, train=True)
   there = _Torch(torch, variables, epsilon)
   reduced = there.block(there.image(low), 'low')
   x = torch.cat([reduced, there.resize(there.image(deep), (8, 6))], 1)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_support import KEYS, count, normal, shapes, variables
+from model_support import KEYS, count, equations, normal, shapes, variables
 
 from emseg_jax.models.casser_unet import CasserUNet
 
@@ -71,17 +71,6 @@ def test_the_head_is_a_relu_layer_and_a_product(run):
   np.testing.assert_allclose(out['head'], expected, rtol=1e-4, atol=1e-4)
 
 
-def _drawn(jaxpr):
-  """Shapes of the random numbers that are drawn."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == 'random_bits':
-      yield equation.params['shape']
-    for value in equation.params.values():
-      inner = getattr(value, 'jaxpr', value)
-      if hasattr(inner, 'eqns'):
-        yield from _drawn(inner)
-
-
 @pytest.mark.parametrize(
   ('options', 'expected'),
   [({}, [(2, 4, 6, 128), (2, 2, 3, 256)]), ({'dropout': 0.0}, [])],
@@ -91,7 +80,8 @@ def test_dropout_is_after_level_4_and_the_bridge(options, expected):
   jaxpr = jax.make_jaxpr(
     lambda v, x: model.apply(v, x, train=True, rngs={'dropout': KEYS['dropout']})
   )(shapes(model, image.shape), image)
-  assert list(_drawn(jaxpr.jaxpr)) == expected
+  drawn = [e for e in equations(jaxpr.jaxpr) if e.primitive.name == 'random_bits']
+  assert [e.params['shape'] for e in drawn] == expected
 
 
 def test_the_receptive_field_is_that_of_a_walk_through_the_layers():

@@ -15,26 +15,10 @@ from emseg_jax.models import cheng
 from emseg_jax.models.cheng import Cheng2D, Cheng3D
 
 
-def _values(module, x, **options):
-  """Random values for all variables of a module; variances are positive."""
-  shapes = jax.eval_shape(lambda: module.init(model_support.KEYS, x, **options))
-  rng = np.random.default_rng(0)
-
-  def fill(path, leaf):
-    values = rng.normal(0, 0.5, leaf.shape).astype(np.float32)
-    return 0.5 + np.abs(values) if path[-1].key in ('var', 'scale') else values
-
-  return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(module, variables, x):
   mode = {'train': False} if isinstance(module, cheng.EncodeBlock) else {}
   return module.apply(variables, x, **mode)
-
-
-def _size(tree):
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 # Computed from the figure of the paper and from the re-implementation, layer by layer.
@@ -49,11 +33,11 @@ def _size(tree):
 )
 def test_the_number_of_parameters_is_that_of_figure_or_program(model, expected):
   shapes = model_support.shapes(model, (1, *(16,) * model.rank, 1))
-  assert _size(shapes['params']) == expected
+  assert model_support.size(shapes['params']) == expected
   # A mean and a variance for the channels before and after the first convolutions of each block.
   blocks = cheng.ENCODER[model.layout]
   stats = 2 * (sum((17, *blocks[:-1])) + sum(blocks))
-  assert _size(shapes['batch_stats']) == stats
+  assert model_support.size(shapes['batch_stats']) == stats
 
 
 @pytest.mark.parametrize(('stochastic', 'expected'), [(True, 16), (False, 8)])
@@ -103,13 +87,14 @@ def _factorised(x, params, stride):
 def test_factorised_convolutions_work_along_one_axis_each(spatial, stride):
   x = model_support.normal(2, *spatial, 3)
   module = cheng.FactorisedConv(8, stride, jnp.float32)
-  variables = _values(module, x)
+  variables = model_support.random_values(module, x)
   expected = _factorised(x, variables['params'], stride)
   np.testing.assert_allclose(_apply(module, variables, x), expected, atol=1e-5)
 
 
 def test_the_first_convolutions_get_what_is_left_of_the_channels():
-  params = _values(cheng.FactorisedConv(8, 1, jnp.float32), np.zeros((1, 2, 2, 2, 3)))['params']
+  module, x = cheng.FactorisedConv(8, 1, jnp.float32), np.zeros((1, 2, 2, 2, 3))
+  params = model_support.random_values(module, x)['params']
   assert [params[f'conv{i}']['kernel'].shape for i in (1, 2, 3)] == [
     (1, 1, 3, 3, 3),
     (1, 3, 1, 3, 3),
@@ -128,7 +113,7 @@ def _norm_act(x, params, stats):
 def test_an_encoding_block_is_two_activated_pairs_and_a_shortcut(down):
   x = model_support.normal(2, 8, 4, 3)
   module = cheng.EncodeBlock(6, down, True, 0.5, jnp.float32)
-  variables = _values(module, x, train=False)
+  variables = model_support.random_values(module, x, train=False)
   params, stats = variables['params'], variables['batch_stats']
   y = _norm_act(x, params['act1'], stats['act1'])
   y = _factorised(y, params['convs1'], 2 if down else 1)
@@ -144,7 +129,7 @@ def test_an_encoding_block_is_two_activated_pairs_and_a_shortcut(down):
 def test_the_identity_shortcut_adds_channels_of_zeros():
   x = model_support.normal(2, 4, 4, 3)
   module = cheng.EncodeBlock(5, False, True, 0.0, jnp.float32)
-  variables = _values(module, x, train=False)
+  variables = model_support.random_values(module, x, train=False)
   variables['params']['convs2'] = jax.tree.map(np.zeros_like, variables['params']['convs2'])
   out = _apply(module, variables, x)
   np.testing.assert_array_equal(out[..., :3], x)
@@ -156,7 +141,7 @@ def test_the_shortcut_is_downsampled_at_random_in_training_only_and_if_wanted():
 
   def outputs(stochastic, train):
     module = cheng.EncodeBlock(4, True, stochastic, 0.0, jnp.float32)
-    variables = _values(module, x, train=False)
+    variables = model_support.random_values(module, x, train=False)
     return [
       model_support.apply(module, variables, x, train, jax.random.key(seed))[0] for seed in (0, 1)
     ]
@@ -170,7 +155,7 @@ def test_the_shortcut_is_downsampled_at_random_in_training_only_and_if_wanted():
 def test_the_transposed_convolution_is_that_of_flax(spatial):
   x = model_support.normal(2, *spatial, 3)
   module = cheng.TransposedConv(5, jnp.float32)
-  variables = _values(module, x)
+  variables = model_support.random_values(module, x)
   reference = nn.ConvTranspose(5, (3,) * len(spatial), (2,) * len(spatial), padding='SAME')
   np.testing.assert_allclose(
     _apply(module, variables, x), _apply(reference, variables, x), atol=1e-5
@@ -211,7 +196,7 @@ def test_rows_split_over_devices_are_not_gathered():
       return cheng.TransposedConv(2, jnp.float32, name='up')(x)
 
   x, module = model_support.normal(2, 16, 8, 2), DownAndUp()
-  params = _values(module, x)['params']
+  params = model_support.random_values(module, x)['params']
 
   def gradient(params, x):
     def loss(params):

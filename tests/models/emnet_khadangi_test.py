@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_support import KEYS, count, normal, variables
+from model_support import KEYS, count, equations, moved, normal, size, variables
 
 from emseg_jax.models.emnet_khadangi import TLU, EmNetKhadangi, Layer, Unit, UnitNew, UnitV2x4
 
@@ -25,24 +25,14 @@ COUNTS = {
 BATCH = 5  # no kernel has that size: arrays that begin with it are no parameters
 
 
-def _drawn(jaxpr):
-  """Shapes of the random numbers that are drawn."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == 'random_bits':
-      yield equation.params['shape']
-    for value in equation.params.values():
-      inner = getattr(value, 'jaxpr', value)
-      if hasattr(inner, 'eqns'):
-        yield from _drawn(inner)
-
-
 @functools.cache
 def _traced(model):
   """(number of parameters, shapes of what an initialisation in training draws)."""
   image = jnp.zeros((BATCH, 32, 48, 1))
   trace = jax.make_jaxpr(lambda x: model.init(KEYS, x, train=True), return_shape=True)
-  jaxpr, variables = trace(image)
-  return sum(leaf.size for leaf in jax.tree.leaves(variables['params'])), list(_drawn(jaxpr.jaxpr))
+  jaxpr, tree = trace(image)
+  draws = [e for e in equations(jaxpr.jaxpr) if e.primitive.name == 'random_bits']
+  return size(tree['params']), [e.params['shape'] for e in draws]
 
 
 @pytest.mark.parametrize('variant', COUNTS)
@@ -86,16 +76,6 @@ def test_the_gradient_of_tlu_at_0_is_beta():
   params = {'negative_scale': jnp.array([0.5]), 'scale': jnp.array([2.0])}
   at_zero = jax.grad(lambda x: jnp.sum(TLU().apply({'params': params}, x)))(jnp.zeros((1, 1)))
   assert at_zero.item() == 2
-
-
-def _moved(values):
-  """Vectors away from 0 and 1, so that every norm, bias and slope counts."""
-  rng = np.random.default_rng(1)
-
-  def move(v):
-    return v if v.ndim > 1 else v + rng.uniform(0, 0.3, v.shape).astype(np.float32)
-
-  return jax.tree.map(move, values)
 
 
 def _layer(x, values, *path):
@@ -153,7 +133,7 @@ def test_a_unit_joins_the_outputs_of_its_layers_in_the_order_of_the_authors(
   unit, reference, channels
 ):
   x = normal(1, 6, 5, 2)
-  values = _moved(variables(unit, x.shape))
+  values = moved(variables(unit, x.shape))
   y = jax.jit(lambda v, x: unit.apply(v, x, train=False))(values, x)
   assert y.shape == (1, 6, 5, channels)
   np.testing.assert_allclose(y, reference(x, values), rtol=1e-4, atol=1e-4)
@@ -187,7 +167,7 @@ def _captured(model, values, image):
 @pytest.mark.parametrize('variant', JOINS)
 def test_a_variant_joins_units_levels_and_branches_as_the_authors_did(variant):
   model, image = EmNetKhadangi(1, variant=variant, width=1 / 16), normal(1, 32, 16, 1)
-  values = _moved(variables(model, image.shape))
+  values = moved(variables(model, image.shape))
   outputs = jax.jit(lambda v, x: _captured(model, v, x))(values, image)
   outputs = jax.tree.map(np.asarray, outputs)
   units, pooled, branches, up = JOINS[variant]

@@ -9,16 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from model_support import normal
 
 from emseg_jax.models import convolution, layers, resample
 
 
-def _normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 def _assert_same_value_and_gradients(ours, flax, params, x):
-  target = _normal(*flax.apply({'params': params}, x).shape, seed=9)
+  target = normal(*flax.apply({'params': params}, x).shape, seed=9)
 
   def value_and_gradients(module):
     def loss(params, x):
@@ -39,7 +36,7 @@ def test_channels_are_rounded_and_at_least_one():
 
 
 def test_padding_adds_zeros_at_the_end_and_crop_removes_them():
-  x = _normal(2, 5, 8, 3)
+  x = normal(2, 5, 8, 3)
   padded = resample.pad_to_multiple(x, 4)
   assert padded.shape == (2, 8, 8, 3)
   np.testing.assert_array_equal(padded[:, :5], x)
@@ -48,8 +45,8 @@ def test_padding_adds_zeros_at_the_end_and_crop_removes_them():
 
 
 def test_padding_and_cropping_work_on_volumes():
-  assert resample.pad_to_multiple(_normal(1, 3, 5, 8, 2), 4).shape == (1, 4, 8, 8, 2)
-  assert resample.crop(_normal(1, 4, 8, 8, 2), (3, 5, 8)).shape == (1, 3, 5, 8, 2)
+  assert resample.pad_to_multiple(normal(1, 3, 5, 8, 2), 4).shape == (1, 4, 8, 8, 2)
+  assert resample.crop(normal(1, 4, 8, 8, 2), (3, 5, 8)).shape == (1, 3, 5, 8, 2)
 
 
 def test_an_image_that_fits_is_neither_padded_nor_cropped():
@@ -80,8 +77,8 @@ def test_conv_and_its_gradients_equal_flax(kernel_size, stride, dilation, size):
     kernel_dilation=dilation,
     padding=((pad, pad), (pad, pad)),
   )
-  x = _normal(2, *size, 3)
-  params = {'kernel': _normal(kernel_size, kernel_size, 3, 4, seed=1), 'bias': _normal(4, seed=2)}
+  x = normal(2, *size, 3)
+  params = {'kernel': normal(kernel_size, kernel_size, 3, 4, seed=1), 'bias': normal(4, seed=2)}
   _assert_same_value_and_gradients(ours, flax, params, x)
 
 
@@ -102,7 +99,7 @@ def test_depthwise_convolution_and_its_gradients_equal_flax(kernel_size, dilatio
       (dilation * (k - 1) // 2, dilation * (k - 1) - dilation * (k - 1) // 2) for k in (ky, kx)
     ],
   )
-  x, params = _normal(2, *size, 3), {'kernel': _normal(ky, kx, 1, 3, seed=1)}
+  x, params = normal(2, *size, 3), {'kernel': normal(ky, kx, 1, 3, seed=1)}
   _assert_same_value_and_gradients(ours, flax, params, x)
 
 
@@ -129,12 +126,12 @@ def test_convolution_of_volumes_and_its_gradients_equal_flax(kernel_size, stride
     kernel_dilation=dilation,
     padding=[(total // 2, total - total // 2) for total in totals],
   )
-  x, params = _normal(2, 4, 6, 5, 3), {'kernel': _normal(*size, 3, 4, seed=1), 'bias': _normal(4)}
+  x, params = normal(2, 4, 6, 5, 3), {'kernel': normal(*size, 3, 4, seed=1), 'bias': normal(4)}
   _assert_same_value_and_gradients(ours, flax, params, x)
 
 
 def test_the_kernel_gradient_of_accelerators_equals_that_of_cpus():
-  x, grad = _normal(2, 7, 6, 3), _normal(2, 7, 6, 4, seed=1)
+  x, grad = normal(2, 7, 6, 3), normal(2, 7, 6, 4, seed=1)
   zeros = jnp.zeros((3, 3, 3, 4))
   transpose = jax.linear_transpose(lambda k: convolution._plain(x, k, (1, 1), 2, 1), zeros)
   ours = convolution._kernel_gradient_on_cpu(x, grad, 2, (3, 3))
@@ -153,10 +150,10 @@ def test_up_conv_starts_with_the_variance_of_he_for_one_tap():
 
 @pytest.mark.parametrize('use_bias', [True, False])
 def test_up_conv_equals_the_transposed_convolution_of_flax_with_the_same_parameters(use_bias):
-  x = _normal(2, 3, 5, 4)
+  x = normal(2, 3, 5, 4)
   flax = nn.ConvTranspose(6, (2, 2), (2, 2), use_bias=use_bias)
-  params = {'kernel': _normal(2, 2, 4, 6, seed=1)}  # no symmetry, so a wrong flip shows
-  params |= {'bias': _normal(6, seed=2)} if use_bias else {}
+  params = {'kernel': normal(2, 2, 4, 6, seed=1)}  # no symmetry, so a wrong flip shows
+  params |= {'bias': normal(6, seed=2)} if use_bias else {}
   ours = layers.UpConv(6, use_bias=use_bias)
   init = ours.init(jax.random.key(0), x)['params']
   assert jax.tree.map(jnp.shape, init) == jax.tree.map(jnp.shape, params)
@@ -176,7 +173,7 @@ def test_up_conv_equals_the_transposed_convolution_of_flax_with_the_same_paramet
   ],
 )
 def test_bilinear_upsampling_equals_image_resize(shape, factor):
-  x = _normal(*shape)
+  x = normal(*shape)
   size = (shape[0], *(factor * s for s in shape[1:-1]), shape[-1])
   expected = jax.image.resize(x, size, 'linear')
   upsample = jax.jit(resample.upsample_linear, static_argnums=1)
@@ -190,7 +187,7 @@ def test_nearest_upsampling_repeats_voxels():
 
 
 def test_max_pooling_equals_flax():
-  x = _normal(2, 6, 8, 3)
+  x = normal(2, 6, 8, 3)
   np.testing.assert_array_equal(resample.max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
 
 
@@ -214,14 +211,14 @@ def _adaptive_pool_by_loops(x, bins, reduce):
 @pytest.mark.parametrize('bins', [1, 2, 3, 6])
 @pytest.mark.parametrize('size', [(12, 6), (7, 10), (16, 4)])  # divisible, overlapping, too small
 def test_adaptive_pooling_equals_pytorchs_cells(mode, bins, size):
-  x = _normal(2, *size, 3)
+  x = normal(2, *size, 3)
   pool = jax.jit(functools.partial(resample.adaptive_pool, bins=bins, mode=mode))
   expected = _adaptive_pool_by_loops(x, bins, {'avg': np.mean, 'max': np.max}[mode])
   np.testing.assert_allclose(pool(x), expected, atol=1e-6)
 
 
 def test_batch_norm_has_the_constants_of_pytorch():
-  x = 3 + 2 * _normal(4, 5, 5, 2)
+  x = 3 + 2 * normal(4, 5, 5, 2)
   norm = layers.batch_norm(train=True, dtype=jnp.float32)
   variables = norm.init(jax.random.key(0), x)
   y, updates = norm.apply(variables, x, mutable=['batch_stats'])
@@ -249,13 +246,13 @@ LAYERS = {
   'adaptive_max': lambda x: resample.adaptive_pool(x, 3, mode='max'),
   'max_pool': resample.max_pool,
   'up_conv': lambda x: layers.UpConv(3).apply(
-    {'params': {'kernel': _normal(2, 2, 2, 3), 'bias': _normal(3)}}, x
+    {'params': {'kernel': normal(2, 2, 2, 3), 'bias': normal(3)}}, x
   ),
   'depthwise': lambda x: layers.DepthwiseConv(3, dilation=2).apply(
-    {'params': {'kernel': _normal(3, 3, 1, 2)}}, x
+    {'params': {'kernel': normal(3, 3, 1, 2)}}, x
   ),
   'conv_dilated': lambda x: layers.Conv(3, dilation=2, use_bias=False).apply(
-    {'params': {'kernel': _normal(3, 3, 2, 3)}}, x
+    {'params': {'kernel': normal(3, 3, 2, 3)}}, x
   ),
 }
 
@@ -266,7 +263,7 @@ def test_a_layer_leaves_split_rows_on_their_device(name):
     (2, 2), ('data', 'space'), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4]
   )
   split = NamedSharding(mesh, PartitionSpec('data', 'space'))
-  x = _normal(2, 16, 8, 2)
+  x = normal(2, 16, 8, 2)
 
   def value_and_gradient(x):
     y, to_input = jax.vjp(LAYERS[name], x)

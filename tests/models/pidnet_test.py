@@ -9,21 +9,6 @@ from emseg_jax.models import pidnet_blocks as blocks
 from emseg_jax.models.pidnet import PidNet
 
 
-def _variables(module, *inputs, seed=7):
-  """Random parameters and running statistics, so that no norm is an identity."""
-  shapes = jax.eval_shape(lambda: module.init(model_support.KEYS, *inputs, train=True))
-  rng = np.random.default_rng(seed)
-
-  def fill(path, leaf):
-    if path[-1].key == 'kernel':
-      spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
-      return rng.normal(0, spread, leaf.shape).astype(np.float32)
-    low, high = (0.5, 1.5) if path[-1].key in ('scale', 'var') else (-0.5, 0.5)
-    return rng.uniform(low, high, leaf.shape).astype(np.float32)
-
-  return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
 def _apply(module, variables, *inputs, train=False):
   def run(variables, *inputs):
     return module.apply(variables, *inputs, train=train, mutable=['batch_stats'])[0]
@@ -69,7 +54,7 @@ def _linear(x, factor):
 def test_pixel_attention_blends_by_the_similarity_of_the_projections():
   x, y = model_support.normal(2, 8, 12, 6), model_support.normal(2, 4, 6, 6, seed=1)
   module = blocks.PixelAttention(3, 2)
-  variables = _variables(module, x, y)
+  variables = model_support.random_values(module, x, y, train=True)
   key, query = _project(variables, x, 'key'), _linear(_project(variables, y, 'query'), 2)
   sigma = _sigmoid(np.sum(key * query, axis=-1, keepdims=True))
   expected = (1 - sigma) * x + sigma * _linear(y, 2)
@@ -79,7 +64,7 @@ def test_pixel_attention_blends_by_the_similarity_of_the_projections():
 def test_light_boundary_fusion_adds_each_branch_where_the_other_is_gated():
   p, i, d = (model_support.normal(2, 3, 5, 4, seed=s) for s in range(3))
   module = blocks.LightBoundaryFusion(6)
-  variables = _variables(module, p, i, d)
+  variables = model_support.random_values(module, p, i, d, train=True)
   sigma = _sigmoid(d)
   expected = _project(variables, (1 - sigma) * i + p, 'detail')
   expected += _project(variables, i + sigma * p, 'context')
@@ -89,7 +74,7 @@ def test_light_boundary_fusion_adds_each_branch_where_the_other_is_gated():
 def test_boundary_fusion_takes_detail_on_the_boundary_and_context_elsewhere():
   p, i, d = (model_support.normal(2, 3, 5, 4, seed=s) for s in range(3))
   module = blocks.BoundaryFusion(6)
-  variables = _variables(module, p, i, d)
+  variables = model_support.random_values(module, p, i, d, train=True)
   sigma = _sigmoid(d)
   x = np.maximum(_norm(variables, sigma * p + (1 - sigma) * i, 'conv', 'norm'), 0)
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -224,7 +209,7 @@ def test_pyramid_pooling_equals_pytorch(parallel):
   torch = pytest.importorskip('torch')
   x = model_support.normal(2, 8, 16, 5)  # multiples of 8
   module = blocks.PyramidPooling(3, 4, parallel)
-  variables = _variables(module, x)
+  variables = model_support.random_values(module, x, train=True)
   there = _Torch(torch, variables, train=False)
   expected = there.pyramid(torch.tensor(x).permute(0, 3, 1, 2), parallel).permute(0, 2, 3, 1)
   np.testing.assert_allclose(_apply(module, variables, x), expected, atol=2e-5)
@@ -235,7 +220,7 @@ def test_pyramid_pooling_equals_pytorch(parallel):
 def test_the_network_equals_its_published_flow_in_pytorch(size):
   torch = pytest.importorskip('torch')
   model, image = PidNet(3, size=size, width=1 / 8), model_support.normal(2, 128, 64, 1)
-  variables = _variables(model, image)
+  variables = model_support.random_values(model, image, train=True)
   there = _Torch(torch, variables, train=True)
   image_there = torch.tensor(image).permute(0, 3, 1, 2)
   features = there.inside('branches').features(image_there, size == 's')

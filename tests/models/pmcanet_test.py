@@ -8,37 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from model_support import KEYS, count, normal, start_values
 
 from emseg_jax.models import layers, pmcanet
 from emseg_jax.models.backbones.resnet import ResNet50D8
 from emseg_jax.models.pmcanet import AttentionFusion, LevelAttention, PmcaNet, PyramidAttention
 
-KEYS = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
 BATCH = (4, 32, 32, 3)
-
-
-def _normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def _sigmoid(x):
   return 1 / (1 + np.exp(-x))
 
 
-def _filled(shapes):
-  """Random values as at initialisation, without compiling an initialisation."""
-  rng = np.random.default_rng(0)
-
-  def fill(path, shape):
-    if path[-1].key == 'kernel':
-      return rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32)
-    return np.full(shape, path[-1].key in ('scale', 'var'), np.float32)
-
-  return jax.tree_util.tree_map_with_path(lambda path, s: fill(path, s.shape), shapes)
-
-
 def _variables(model, *inputs):
-  return _filled(jax.eval_shape(lambda: model.init(KEYS, *inputs, train=True)))
+  """Not cached: tests exchange the backbone of equal networks."""
+  return start_values(jax.eval_shape(lambda: model.init(KEYS, *inputs, train=True)))
 
 
 def _apply(model, variables, image, train):
@@ -118,10 +103,8 @@ def _shorten_stages(monkeypatch, blocks):
   ids=str,
 )
 def test_the_number_of_parameters_is_that_of_the_layer_table(options, expected):
-  for num_classes, count in expected.items():
-    model = PmcaNet(num_classes, **options)
-    shapes = jax.eval_shape(lambda: model.init(KEYS, jnp.zeros((1, 32, 32, 3)), train=True))  # noqa: B023
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes['params'])) == count
+  for num_classes, parameters in expected.items():
+    assert count(PmcaNet(num_classes, **options), (1, 32, 32, 3)) == parameters
 
 
 def test_laca_kernel_sizes_are_those_of_equation_4():
@@ -147,12 +130,12 @@ def _attention_parameters(module, x):
   """Random ones, since a kernel of 1 and an offset of 0 could hide a mistake."""
   shapes = jax.eval_shape(lambda: module.init(KEYS, x, train=True))['params']
   leaves, tree = jax.tree.flatten(shapes)
-  return jax.tree.unflatten(tree, [_normal(*s.shape, seed=i) for i, s in enumerate(leaves)])
+  return jax.tree.unflatten(tree, [normal(*s.shape, seed=i) for i, s in enumerate(leaves)])
 
 
 @pytest.mark.parametrize('per_cell', [False, True])
 def test_laca_is_equation_1(per_cell):
-  x = _normal(5, 2, 2, 64)
+  x = normal(5, 2, 2, 64)
   module = LevelAttention('laca', per_cell)
   params = _attention_parameters(module, x)
   out, _ = module.apply({'params': params}, x, train=True, mutable=['batch_stats'])
@@ -165,7 +148,7 @@ def test_laca_is_equation_1(per_cell):
 
 
 def test_eca_is_laca_without_norm():
-  x = _normal(3, 6, 6, 128)
+  x = normal(3, 6, 6, 128)
   module = LevelAttention('eca')
   params = _attention_parameters(module, x)
   y = _across_channels(x.mean((1, 2), keepdims=True), params['conv']['kernel'][:, 0, 0])
@@ -175,7 +158,7 @@ def test_eca_is_laca_without_norm():
 
 
 def test_se_squeezes_by_16_and_excites():
-  x = _normal(3, 2, 2, 32)
+  x = normal(3, 2, 2, 32)
   module = LevelAttention('se')
   params = _attention_parameters(module, x)
   squeeze, excite = params['squeeze'], params['excite']
@@ -188,8 +171,8 @@ def test_se_squeezes_by_16_and_excites():
 
 
 def test_maf_is_equations_5_and_6():
-  attentions = [_normal(3, 1, 1, 8, seed=i) for i in range(4)]
-  params = {f'score{i + 1}': {'kernel': _normal(8, 1, seed=9 + i), 'bias': _normal(1, seed=20 + i)}
+  attentions = [normal(3, 1, 1, 8, seed=i) for i in range(4)]
+  params = {f'score{i + 1}': {'kernel': normal(8, 1, seed=9 + i), 'bias': normal(1, seed=20 + i)}
             for i in range(4)}  # fmt: skip
   out = AttentionFusion('maf').apply({'params': params}, attentions)
   scores = [a @ p['kernel'] + p['bias'] for a, p in zip(attentions, params.values(), strict=True)]
@@ -199,7 +182,7 @@ def test_maf_is_equations_5_and_6():
 
 
 def test_add_and_multiply_have_no_weights():
-  a, b, c = (_normal(2, 1, 1, 4, seed=i) for i in range(3))
+  a, b, c = (normal(2, 1, 1, 4, seed=i) for i in range(3))
   np.testing.assert_allclose(AttentionFusion('add').apply({}, [a, b, c]), a + b + c, rtol=1e-6)
   np.testing.assert_allclose(AttentionFusion('multiply').apply({}, [a, b, c]), a * b * c, rtol=1e-6)
 
@@ -219,13 +202,13 @@ PYRAMID = {'attention': 'laca', 'per_cell': False, 'fusion': 'maf', 'pool': 'avg
 )
 def test_every_parameter_of_an_ablation_learns(options):
   pyramid = PyramidAttention(**{**PYRAMID, **options}, dtype=jnp.float32)
-  batches = [(_normal(4, 8, 6, 16, seed=i), _normal(4, 4, 3, 8, seed=9 + i)) for i in range(3)]
+  batches = [(normal(4, 8, 6, 16, seed=i), normal(4, 4, 3, 8, seed=9 + i)) for i in range(3)]
   assert _stuck(pyramid, batches) == set()
 
 
 def test_without_attention_the_mean_of_the_pooled_levels_is_added():
   pyramid = PyramidAttention(**{**PYRAMID, 'attention': 'none', 'bins': (1, 1)}, dtype=jnp.float32)
-  f, c5 = _normal(2, 8, 6, 4), _normal(2, 4, 3, 5)
+  f, c5 = normal(2, 8, 6, 4), normal(2, 4, 3, 5)
   variables = _variables(pyramid, f, c5)
   kernels = [variables['params'][f'level{i}']['conv']['kernel'][0, 0] for i in (1, 2)]
   mean = c5.mean((1, 2), keepdims=True)
@@ -237,7 +220,7 @@ def test_without_attention_the_mean_of_the_pooled_levels_is_added():
 
 def test_attention_weights_the_channels_of_f_alike_everywhere():
   pyramid = PyramidAttention(**PYRAMID, dtype=jnp.float32)
-  f, c5 = _normal(2, 8, 6, 4), _normal(2, 4, 3, 5)
+  f, c5 = normal(2, 8, 6, 4), normal(2, 4, 3, 5)
   weights = pyramid.apply(_variables(pyramid, f, c5), f, c5, train=False) / f
   np.testing.assert_allclose(weights, np.broadcast_to(weights[:, :1, :1], f.shape), rtol=1e-4)
   assert ((weights > 0) & (weights < 1)).all()  # a convex combination of sigmoids
@@ -245,13 +228,13 @@ def test_attention_weights_the_channels_of_f_alike_everywhere():
 
 def test_attention_of_regions_differs_between_regions():
   pyramid = PyramidAttention(**{**PYRAMID, 'per_cell': True}, dtype=jnp.float32)
-  f, c5 = _normal(2, 8, 6, 4), _normal(2, 4, 3, 5)
+  f, c5 = normal(2, 8, 6, 4), normal(2, 4, 3, 5)
   weights = np.asarray(pyramid.apply(_variables(pyramid, f, c5), f, c5, train=False) / f)
   assert np.ptp(weights, axis=(1, 2)).max() > 1e-2
 
 
 def test_the_auxiliary_head_answers_in_training_only(tiny_backbone):
-  model, image = PmcaNet(2, width=1 / 16), _normal(*BATCH)
+  model, image = PmcaNet(2, width=1 / 16), normal(*BATCH)
   variables = _variables(model, image)
   trained, updates = _apply(model, variables, image, True)
   evaluated, kept = _apply(model, variables, image, False)
@@ -264,7 +247,7 @@ def test_the_auxiliary_head_answers_in_training_only(tiny_backbone):
 
 
 def test_an_odd_size_is_padded_with_zeros_at_the_end_and_cropped(tiny_backbone):
-  model, image = PmcaNet(2, width=1 / 16), _normal(1, 27, 30, 3)
+  model, image = PmcaNet(2, width=1 / 16), normal(1, 27, 30, 3)
   variables = _variables(model, image)
   padded = np.pad(image, ((0, 0), (0, 5), (0, 2), (0, 0)))  # to 32 x 32, multiples of 8
   logits = _apply(model, variables, image, False)[0]['logits']
@@ -282,7 +265,7 @@ def test_one_constant_image_gives_finite_outputs_and_statistics_at_the_start(tin
 
 def test_one_value_per_channel_has_a_finite_gradient_in_training():
   block = layers.ConvBlock(4, 1)
-  x = _normal(1, 1, 1, 3)
+  x = normal(1, 1, 1, 3)
   variables = block.init(KEYS, x, train=True)
 
   def loss(variables):
@@ -294,7 +277,7 @@ def test_one_value_per_channel_has_a_finite_gradient_in_training():
 
 def test_rows_split_over_devices_are_not_gathered_and_change_nothing(monkeypatch):
   _shorten_stages(monkeypatch, 1)
-  model, image = PmcaNet(2, width=1 / 16), _normal(2, 64, 32, 3)
+  model, image = PmcaNet(2, width=1 / 16), normal(2, 64, 32, 3)
   variables = _variables(model, image)
 
   # Evaluation: with batch statistics, rounding errors of 1e-7 grow to percents at this width.

@@ -12,25 +12,9 @@ from emseg_jax.models import rescrnet
 from emseg_jax.models.rescrnet import ResCRNet
 
 
-def _values(module, x, seed=0):
-  """Random values for all variables of a module; variances are positive."""
-  shapes = jax.eval_shape(lambda: module.init(model_support.KEYS, x, train=False))
-  rng = np.random.default_rng(seed)
-
-  def fill(path, leaf):
-    values = rng.normal(0, 0.5, leaf.shape).astype(np.float32)
-    return 0.5 + np.abs(values) if path[-1].key in ('var', 'scale') else values
-
-  return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(module, variables, x):
   return module.apply(variables, x, train=False)
-
-
-def _size(tree):
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 # Computed from the authors' program, layer by layer.
@@ -39,8 +23,8 @@ def _size(tree):
 )
 def test_the_number_of_parameters_is_that_of_the_authors_program(classes, channels, expected):
   shapes = model_support.shapes(ResCRNet(classes), (1, 8, 8, channels))
-  assert _size(shapes['params']) == expected
-  assert _size(shapes['batch_stats']) == 1632
+  assert model_support.size(shapes['params']) == expected
+  assert model_support.size(shapes['batch_stats']) == 1632
 
 
 def test_without_lstm_only_their_parameters_are_missing():
@@ -71,7 +55,7 @@ def test_a_branch_is_two_dilated_separable_convolutions_of_pytorch(size, dilatio
   torch = pytest.importorskip('torch')
   x = model_support.normal(2, 11, 13, 4)
   branch = rescrnet.Branch(6, size, dilation, jnp.float32)
-  variables = _values(branch, x)
+  variables = model_support.random_values(branch, x, train=False)
   params, stats = variables['params'], variables['batch_stats']['norm']
 
   def weight(kernel):  # [k, k, in, out] -> [out, in, k, k]
@@ -106,7 +90,7 @@ def _block(stem, merge='concat'):
 @pytest.mark.parametrize('stem', [True, False])
 def test_the_shortcut_sees_the_input_before_normalisation(stem):
   x = model_support.normal(2, 5, 6, 4)
-  variables = _values(_block(stem), x)
+  variables = model_support.random_values(_block(stem), x, train=False)
   params, stats = variables['params'], variables['batch_stats']['shortcut_norm']
   for branch in ('branch1', 'branch2'):
     params[branch]['conv2']['pointwise'] = jax.tree.map(
@@ -123,7 +107,7 @@ def test_the_shortcut_sees_the_input_before_normalisation(stem):
 def test_the_branches_see_the_normalised_input_and_are_merged(merge):
   x = model_support.normal(2, 5, 6, 4)
   block = _block(False, merge)
-  variables = _values(block, x)
+  variables = model_support.random_values(block, x, train=False)
   params, stats = variables['params'], variables['batch_stats']
   params['shortcut_norm'] = jax.tree.map(np.zeros_like, params['shortcut_norm'])
   normed = (x - stats['norm']['mean']) / np.sqrt(stats['norm']['var'] + 1e-3)
@@ -150,13 +134,13 @@ def _lstm(params, x):
 
 def test_the_lstm_block_adds_to_its_input_itself():
   x = model_support.normal(1, 4, 5, 3)
-  params = jax.tree.map(np.zeros_like, _values(LSTM, x)['params'])
+  params = jax.tree.map(np.zeros_like, model_support.random_values(LSTM, x, train=False)['params'])
   np.testing.assert_allclose(_lstm(params, x), x, atol=1e-6)
 
 
 def test_the_lstm_block_adds_both_directions_of_rows_and_columns():
   x = model_support.normal(1, 4, 5, 3)
-  params = _values(LSTM, x)['params']
+  params = model_support.random_values(LSTM, x, train=False)['params']
 
   def only(axis, direction):
     others = jax.tree.map(np.zeros_like, params)
@@ -174,7 +158,7 @@ def test_the_lstm_block_adds_both_directions_of_rows_and_columns():
 @pytest.mark.parametrize('axis', ['rows', 'columns'])
 def test_each_lstm_carries_what_it_sees_in_its_direction_only(axis, direction, later):
   x = model_support.normal(1, 6, 6, 3)
-  values = _values(LSTM, x)['params']
+  values = model_support.random_values(LSTM, x, train=False)['params']
   params = jax.tree.map(np.zeros_like, values)
   params[axis][direction] = values[axis][direction]
   moved = x.copy()

@@ -3,36 +3,25 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from model_support import count, equations, shapes
 
 from emseg_jax.models.backbones.resnet import ResNet50D8
 
 KEY = jax.random.key(0)
 
 
-def _convolutions(jaxpr):
+def _convolutions():
   """Parameters of every convolution, in the order in which they run."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == 'conv_general_dilated':
-      yield equation.params
-    for value in equation.params.values():
-      inner = getattr(value, 'jaxpr', value)
-      if hasattr(inner, 'eqns'):
-        yield from _convolutions(inner)
-
-
-def _model_jaxpr(size):
-  model = ResNet50D8(width=1 / 16)
-  image = jnp.zeros((1, *size, 3))
-  variables = jax.eval_shape(lambda: model.init(KEY, image, train=False))
-  return jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image)
+  model, image = ResNet50D8(width=1 / 16), jnp.zeros((1, 64, 64, 3))
+  run = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))
+  jaxpr = run(shapes(model, image.shape), image).jaxpr
+  return [e.params for e in equations(jaxpr) if e.primitive.name == 'conv_general_dilated']
 
 
 # 'v1': torchvision's 25,557,032 less the 2,049,000 of its classifier.
 @pytest.mark.parametrize(('stem', 'expected'), [('v1c', 23_527_264), ('v1', 23_508_032)])
 def test_the_number_of_parameters_is_that_of_mmsegmentation_and_torchvision(stem, expected):
-  model = ResNet50D8(stem=stem)
-  shapes = jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, 32, 32, 3)), train=False))
-  assert sum(leaf.size for leaf in jax.tree.leaves(shapes['params'])) == expected
+  assert count(ResNet50D8(stem=stem), (1, 32, 32, 3)) == expected
 
 
 def test_the_stages_have_the_channels_and_strides_of_the_table():
@@ -49,7 +38,7 @@ def test_the_stages_have_the_channels_and_strides_of_the_table():
 
 
 def test_dilations_replace_the_strides_of_the_last_two_stages():
-  wide = list(_convolutions(_model_jaxpr((64, 64)).jaxpr))
+  wide = _convolutions()
   dilations = [c['rhs_dilation'][0] for c in wide]
   strides = [c['window_strides'][0] for c in wide]
   stem, body = 3, 3 + 4 + 6 + 3
@@ -60,6 +49,6 @@ def test_dilations_replace_the_strides_of_the_last_two_stages():
 
 
 def test_padding_is_symmetric_as_in_pytorch():
-  for conv in _convolutions(_model_jaxpr((64, 64)).jaxpr):
+  for conv in _convolutions():
     d = conv['rhs_dilation'][0]
     assert tuple(conv['padding']) == ((d, d), (d, d))

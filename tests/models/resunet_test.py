@@ -4,13 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_support import apply, normal, shapes, variables
+from model_support import apply, moved, normal, shapes, size, variables
 
 from emseg_jax.models.resunet import ResidualBlock, ResUNet
-
-
-def _size(values):
-  return sum(leaf.size for leaf in jax.tree.leaves(values))
 
 
 # 'plain' is the Keras network with three input channels, one class. The residual bridge adds a 1x1
@@ -22,18 +18,8 @@ def _size(values):
 def test_the_number_of_parameters_is_that_of_the_keras_network(bridge, expected, statistics):
   model = ResUNet(1, bridge=bridge)
   values = shapes(model, (1, 32, 32, 3))
-  assert _size(values['params']) == expected
-  assert _size(values['batch_stats']) == statistics
-
-
-def _moved(values):
-  """Vectors away from 0 and 1, so that every norm and bias counts."""
-  rng = np.random.default_rng(1)
-
-  def move(v):
-    return v if v.ndim > 1 else v + rng.uniform(0, 0.3, v.shape).astype(np.float32)
-
-  return jax.tree.map(move, values)
+  assert size(values['params']) == expected
+  assert size(values['batch_stats']) == statistics
 
 
 class _Torch:
@@ -101,7 +87,7 @@ def _nchw(x):
 def test_a_residual_block_is_that_of_pytorch_with_symmetric_padding(size, stride, train):
   torch = pytest.importorskip('torch')
   block, x = ResidualBlock(4, stride), normal(3, *size, 5)
-  values = _moved(variables(block, x.shape))
+  values = moved(variables(block, x.shape))
   run = jax.jit(lambda v, x: block.apply(v, x, train=train, mutable=['batch_stats'])[0])
   reference = _Torch(values, train)
   expected = reference.block(torch.tensor(_nchw(x)), reference.params, reference.stats, stride)
@@ -113,7 +99,7 @@ def test_a_residual_block_is_that_of_pytorch_with_symmetric_padding(size, stride
 def test_the_network_is_that_of_pytorch_with_the_same_weights(bridge):
   torch = pytest.importorskip('torch')
   model, image = ResUNet(2, width=1 / 8, bridge=bridge), normal(2, 48, 32, 3)
-  values = _moved(variables(model, image.shape))
+  values = moved(variables(model, image.shape))
   logits = apply(model, values, image, False)[0]['logits']
   expected = _Torch(values, False).network(torch.tensor(_nchw(image)), bridge).numpy()
   scale = np.abs(expected).max()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_support import normal, shapes, variables
+from model_support import moved, normal, shapes, size, variables
 
 from emseg_jax.models.seget import DilatedCentre, SegET
 
@@ -17,10 +17,6 @@ NARROW = [(16, 8), (32, 16), (64, 32), (128, 64)]
 UP = [(320, 128), (128, 128), (160, 64), (64, 64), (80, 32), (32, 32), (40, 16), (16, 16)]
 FUSION = [(224, 32), (32, 16), (32, 16), (16, 16)]
 CENTRE = [(128, 256), (256, 256)]
-
-
-def _size(values):
-  return sum(leaf.size for leaf in jax.tree.leaves(values))
 
 
 # By hand: kernel, bias, and norm's scale and offset; then the mean and variance of each channel.
@@ -42,18 +38,8 @@ def test_the_number_of_parameters_is_the_sum_of_the_layers(
   assert 2 * (sum(o for _, o in layers) + 256) == statistics
   model = SegET(1, **options)
   values = shapes(model, (1, 32, 32, 1))
-  assert _size(values['params']) == expected
-  assert _size(values['batch_stats']) == statistics
-
-
-def _moved(values):
-  """Vectors away from 0 and 1, so that every norm and bias counts."""
-  rng = np.random.default_rng(1)
-
-  def move(v):
-    return v if v.ndim > 1 else v + rng.uniform(0, 0.3, v.shape).astype(np.float32)
-
-  return jax.tree.map(move, values)
+  assert size(values['params']) == expected
+  assert size(values['batch_stats']) == statistics
 
 
 def _block(x, params, stats, rate=1):
@@ -72,7 +58,7 @@ def _block(x, params, stats, rate=1):
 
 def test_the_centre_joins_branches_of_rates_1_2_4_8_with_what_they_see():
   centre, x = DilatedCentre(6, 2, jnp.float32), normal(2, 19, 18, 3)
-  values = _moved(variables(centre, x.shape))
+  values = moved(variables(centre, x.shape))
   params, stats = values['params'], values['batch_stats']
   y = jax.jit(lambda v, x: centre.apply(v, x, train=False))(values, x)
   for name in ('conv1', 'conv2'):
@@ -137,7 +123,7 @@ def test_every_stage_has_the_size_and_channels_of_the_design():
 
 def test_the_first_fusion_joins_levels_4_3_2_and_the_second_adds_level_1():
   model, shape = SegET(1, width=1 / 8), (1, 32, 48, 1)
-  values = _moved(variables(model, shape))
+  values = moved(variables(model, shape))
   out = jax.jit(lambda v, x: _outputs(model, v, x))(values, normal(*shape))
 
   def resized(name, rows, columns):

@@ -1,4 +1,4 @@
-"""U-Net: parameter counts, receptive field, gradients, modes, split rows."""
+"""U-Net: parameter counts, receptive field, gradients, modes."""
 
 import functools
 
@@ -6,37 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_support import apply, count, normal, variables
 
 from emseg_jax.models.unet import UNet
 
-KEYS = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
-
 # One shape for most tests, so that they share compiled functions.
 SHAPE = (2, 64, 32, 1)
-
-
-def _normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-@functools.cache
-def _variables(model):
-  """Random values as at initialisation, without compiling an initialisation."""
-  shapes = jax.eval_shape(lambda: model.init(KEYS, jnp.zeros(SHAPE), train=True))
-  rng = np.random.default_rng(0)
-
-  def fill(path, shape):
-    if path[-1].key == 'kernel':
-      return rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32)
-    return np.full(shape, path[-1].key in ('scale', 'var'), np.float32)
-
-  return jax.tree_util.tree_map_with_path(lambda path, s: fill(path, s.shape), shapes)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _apply(model, variables, image, train, dropout_key=KEYS['dropout']):
-  rngs = {'dropout': dropout_key}
-  return model.apply(variables, image, train=train, mutable=['batch_stats'], rngs=rngs)
 
 
 def _value_and_gradient(model, params, stats, image, train):
@@ -55,18 +30,15 @@ _value_and_gradient_jit = jax.jit(_value_and_gradient, static_argnums=(0, 4))
 # The convolutions have 5888 output channels; batch norm adds two parameters to each.
 @pytest.mark.parametrize(('norm', 'expected'), [('none', 31_030_658), ('batch', 31_042_434)])
 def test_the_number_of_parameters_is_that_of_the_paper(norm, expected):
-  model = UNet(2, norm=norm)
-  image = jnp.zeros((1, 16, 16, 1))
-  params = jax.eval_shape(lambda: model.init(KEYS, image, train=True))['params']
-  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+  assert count(UNet(2, norm=norm), (1, 16, 16, 1)) == expected
 
 
 def test_an_odd_size_is_padded_with_zeros_at_the_end_and_cropped():
   model = UNet(2, width=1 / 16)
-  image = _normal(2, 57, 30, 1)
+  image = normal(2, 57, 30, 1)
   padded = np.pad(image, ((0, 0), (0, 7), (0, 2), (0, 0)))  # to 64 x 32, multiples of 16
-  logits = _apply(model, _variables(model), image, False)[0]['logits']
-  whole = _apply(model, _variables(model), padded, False)[0]['logits']
+  logits = apply(model, variables(model, SHAPE), image, False)[0]['logits']
+  whole = apply(model, variables(model, SHAPE), padded, False)[0]['logits']
   np.testing.assert_allclose(logits, whole[:, :57, :30], atol=1e-5)
 
 
@@ -79,7 +51,7 @@ def _rows_that_matter():
   reach all of them.
   """
   model = UNet(1, width=1 / 16)
-  params = jax.tree.map(np.abs, _variables(model)['params'])
+  params = jax.tree.map(np.abs, variables(model, SHAPE)['params'])
   draws = 2
   image = np.random.default_rng(0).uniform(size=(16 * draws, 256, 16, 1)).astype(np.float32)
   rows = np.tile(np.arange(16), draws)
@@ -101,24 +73,24 @@ def test_a_cell_of_the_divisor_depends_on_the_receptive_field_around_it():
 
 def test_a_block_with_its_context_equals_the_whole_image():
   model = UNet(2, width=1 / 16)
-  image = _normal(1, 256, 16, 1)
-  whole = _apply(model, _variables(model), image, False)[0]['logits']
+  image = normal(1, 256, 16, 1)
+  whole = apply(model, variables(model, SHAPE), image, False)[0]['logits']
   # 96 is the multiple of 16 above the 94 voxels of context.
-  block = _apply(model, _variables(model), image[:, 16:240], False)[0]['logits']
+  block = apply(model, variables(model, SHAPE), image[:, 16:240], False)[0]['logits']
   np.testing.assert_allclose(block[:, 96:128], whole[:, 112:144], atol=1e-5)
-  short = _apply(model, _variables(model), image[:, 32:224], False)[0]['logits']
+  short = apply(model, variables(model, SHAPE), image[:, 32:224], False)[0]['logits']
   assert np.abs(short[:, 80:112] - whole[:, 112:144]).max() > 1e-5
 
 
 @pytest.mark.parametrize('norm', ['none', 'batch'])
 def test_every_parameter_learns(norm):
   model = UNet(2, width=1 / 16, norm=norm)
-  variables = dict(_variables(model))
-  params = variables.pop('params')
+  stats = dict(variables(model, SHAPE))
+  params = stats.pop('params')
   learns = jax.tree.map(lambda p: np.zeros(p.shape, bool), params)
   for seed in range(3):
-    image = _normal(*SHAPE, seed=seed)
-    _, grads = _value_and_gradient_jit(model, params, variables, image, True)
+    image = normal(*SHAPE, seed=seed)
+    _, grads = _value_and_gradient_jit(model, params, stats, image, True)
     learns = jax.tree.map(lambda a, g: a | (np.abs(g) > 1e-6), learns, grads)
   stuck = {
     jax.tree_util.keystr(path)
@@ -132,27 +104,27 @@ def test_every_parameter_learns(norm):
 
 
 def test_biases_before_batch_norm_matter_in_evaluation():
-  model, image = UNet(2, width=1 / 16, norm='batch'), _normal(*SHAPE)
-  variables = _variables(model)
-  moved = jax.tree.map(np.copy, variables)
+  model, image = UNet(2, width=1 / 16, norm='batch'), normal(*SHAPE)
+  values = variables(model, SHAPE)
+  moved = jax.tree.map(np.copy, values)
   moved['params']['down1']['block1']['conv']['bias'] += 1
-  before, after = (_apply(model, v, image, False)[0]['logits'] for v in (variables, moved))
+  before, after = (apply(model, v, image, False)[0]['logits'] for v in (values, moved))
   assert np.abs(before - after).max() > 1e-3
 
 
 def test_without_norm_and_dropout_training_and_evaluation_are_the_same():
   model = UNet(2, width=1 / 16)
-  image = _normal(*SHAPE)
-  logits = [_apply(model, _variables(model), image, train)[0]['logits'] for train in (True, False)]
+  values, image = variables(model, SHAPE), normal(*SHAPE)
+  logits = [apply(model, values, image, train)[0]['logits'] for train in (True, False)]
   np.testing.assert_array_equal(*logits)
 
 
 def test_batch_norm_uses_and_updates_the_statistics_as_the_mode_says():
   model = UNet(2, width=1 / 16, norm='batch')
-  variables, image = _variables(model), 3 + _normal(*SHAPE)
-  trained, updates = _apply(model, variables, image, True)
-  evaluated, kept = _apply(model, variables, image, False)
-  jax.tree.map(np.testing.assert_array_equal, kept['batch_stats'], variables['batch_stats'])
+  values, image = variables(model, SHAPE), 3 + normal(*SHAPE)
+  trained, updates = apply(model, values, image, True)
+  evaluated, kept = apply(model, values, image, False)
+  jax.tree.map(np.testing.assert_array_equal, kept['batch_stats'], values['batch_stats'])
   stats = updates['batch_stats']['down1']['block1']['norm']
   assert np.abs(stats['mean']).max() > 1e-3  # it started from 0
   assert np.abs(trained['logits'] - evaluated['logits']).max() > 1e-3
@@ -160,10 +132,10 @@ def test_batch_norm_uses_and_updates_the_statistics_as_the_mode_says():
 
 def test_dropout_is_drawn_from_its_stream_in_training_only():
   model = UNet(2, width=1 / 16, dropout=0.5)
-  variables, image = _variables(model), _normal(*SHAPE)
+  values, image = variables(model, SHAPE), normal(*SHAPE)
   keys = [jax.random.key(s) for s in (0, 0, 1)]
-  first, same, other = (_apply(model, variables, image, True, k)[0]['logits'] for k in keys)
+  first, same, other = (apply(model, values, image, True, k)[0]['logits'] for k in keys)
   np.testing.assert_array_equal(first, same)
   assert np.abs(first - other).max() > 1e-4
-  plain = _apply(UNet(2, width=1 / 16), variables, image, False)[0]['logits']
-  np.testing.assert_array_equal(_apply(model, variables, image, False)[0]['logits'], plain)
+  plain = apply(UNet(2, width=1 / 16), values, image, False)[0]['logits']
+  np.testing.assert_array_equal(apply(model, values, image, False)[0]['logits'], plain)

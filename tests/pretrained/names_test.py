@@ -1,11 +1,11 @@
 """The tables of names: complete for our encoders, and those of the libraries themselves."""
 
 import functools
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity_support
 import pytest
 
 from emseg_jax.models.backbones.resnet import ResNet50D8
@@ -142,11 +142,7 @@ def test_other_modules_are_no_encoder():
 
 def _library(key):
   """The library's network, without memory for its weights."""
-  torch = pytest.importorskip('torch')
-  # torchvision cannot be imported if its compiled operators, which no network here uses, are built
-  # for another PyTorch; registering them is what fails.
-  with mock.patch.object(torch.library, 'register_fake', return_value=lambda f: f):
-    torchvision, timm = pytest.importorskip('torchvision'), pytest.importorskip('timm')
+  torch, torchvision, timm = parity_support.torch_libraries()
   library, name = key.split()
   with torch.device('meta'):
     if library == 'torchvision':
