@@ -1,14 +1,6 @@
-"""Losses on logits: cross entropy, Dice, and their weighted sum.
+"""The loss of a configuration: named, weighted terms, each fed with what it is made for."""
 
-Every loss takes logits [B, *spatial, K], labels [B, *spatial] integer and weights [B, *spatial],
-and returns a scalar. Everything is computed in float32, whatever dtype the network ran in. K = 1
-means one sigmoid output; it is treated as two classes with logits [0, z].
-
-Weight 0 means "ignore this voxel": its label may be any value and its logits may even be NaN,
-neither the loss nor its gradient with respect to the logits sees them. Labels under a positive
-weight must be in 0..K-1; reading the data checks that.
-"""
-
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -17,186 +9,227 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = [
-  'LOSSES',
-  'as_class_logits',
-  'cross_entropy',
-  'dice',
-  'total_loss',
-  'validate_terms',
-]
+from emseg_jax import config as config_lib
+from emseg_jax.losses.atm import atm
+from emseg_jax.losses.cldice import soft_cldice
+from emseg_jax.losses.cross_entropy import (
+  binary_cross_entropy,
+  cross_entropy,
+  focal,
+  ohem_cross_entropy,
+)
+from emseg_jax.losses.decay import l2
+from emseg_jax.losses.lovasz import lovasz_softmax
+from emseg_jax.losses.maps import affinity_bce, boundary_bce, boundary_ce, mse
+from emseg_jax.losses.overlap import dice, jaccard, tanimoto, tversky
+from emseg_jax.losses.weighting import WEIGHTINGS, apply_weighting
 
-Terms = Mapping[str, tuple[float, Mapping[str, Any]]]
+__all__ = ['LOSSES', 'Kind', 'host_targets', 'needs_class_counts', 'total_loss', 'validate_terms']
+
+Arrays = Mapping[str, jax.Array]
 
 
-def as_class_logits(logits: jax.Array) -> jax.Array:
-  """Logits of two softmax classes where the network gives one sigmoid output; others unchanged.
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """How a loss is called: with outputs, target and weights, or with the parameters alone.
 
-  softmax([0, z])[1] = 1 / (1 + e^-z) = sigmoid(z), so one formula serves both activations.
-
-  Args:
-    logits: [..., K].
-
-  Returns:
-    [..., 2] if K is 1, else `logits` itself.
+  Attributes:
+    function: the loss.
+    outputs: the outputs of the network that it is made for; none: it takes the parameters.
+    target: name in the batch of its target: 'label', or what the host computed.
   """
-  if logits.shape[-1] != 1:
-    return logits
-  return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
+
+  function: Callable[..., jax.Array]
+  outputs: tuple[str, ...] = ('logits',)
+  target: str = 'label'
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-  """Mean cross entropy (PmcaNet eq. 9, as a mean over voxels instead of a sum).
-
-      L = -sum(w log p_label) / sum(w)
-
-  Args:
-    logits: [B, *spatial, K].
-    labels: [B, *spatial] integer.
-    weights: [B, *spatial], 0 where a voxel must not count.
-
-  Returns:
-    Scalar in nats; 0 if all weights are 0.
-  """
-  z, g, w = _prepare(logits, labels, weights)
-  # A product with the one-hot labels, since the gradient of a gather is a scatter, which is slow.
-  log_p = jnp.sum(g * jax.nn.log_softmax(z, axis=-1), axis=-1)
-  total = jnp.sum(w)
-  return -jnp.sum(w * log_p) / jnp.where(total > 0, total, 1.0)
-
-
-def dice(
-  logits: jax.Array,
-  labels: jax.Array,
-  weights: jax.Array,
-  *,
-  smooth: float = 1.0,
-  exponent: float = 2,
-  include_background: bool = True,
-) -> jax.Array:
-  """One minus the soft Dice coefficient (PmcaNet eq. 8), per image and class, then averaged.
-
-      L_bk = 1 - (2 sum(w p g) + smooth) / (sum(w p^exponent) + sum(w g^exponent) + smooth)
-
-  The sums run over the voxels of one image, the mean over images and classes. Images without any
-  positive weight (the padding of a last batch) are left out of the mean. A class that is absent and
-  not predicted costs nothing.
-
-  Args:
-    logits: [B, *spatial, K].
-    labels: [B, *spatial] integer.
-    weights: [B, *spatial], 0 where a voxel must not count.
-    smooth: keeps empty classes finite; above 0.
-    exponent: 2 as in PmcaNet, 1 for the plain form.
-    include_background: whether class 0 is one of the classes averaged over.
-
-  Returns:
-    Scalar in [0, 1]; 0 if all weights are 0.
-
-  Raises:
-    ValueError: `smooth` is not positive or `exponent` is below 1.
-  """
-  if not smooth > 0:
-    raise ValueError(f'smooth is {smooth}, must be above 0')
-  if not exponent >= 1:
-    raise ValueError(f'exponent is {exponent}, must be 1 or more')
-  z, g, w = _prepare(logits, labels, weights)
-  p, w = jax.nn.softmax(z, axis=-1), w[..., None]
-  if not include_background:
-    p, g = p[..., 1:], g[..., 1:]
-  spatial = tuple(range(1, w.ndim - 1))
-  overlap = jnp.sum(w * p * g, axis=spatial)  # [B, K], as the two below
-  predicted = jnp.sum(w * p**exponent, axis=spatial)
-  labelled = jnp.sum(w * g, axis=spatial)  # g is 0 or 1: g^exponent = g
-  per_image = jnp.mean(1.0 - (2.0 * overlap + smooth) / (predicted + labelled + smooth), axis=-1)
-  counted = jnp.any(weights > 0, axis=spatial)
-  return jnp.sum(jnp.where(counted, per_image, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
+LOSSES: Mapping[str, Kind] = {
+  'ce': Kind(cross_entropy),
+  'bce': Kind(binary_cross_entropy),
+  'focal': Kind(focal),
+  'ohem_ce': Kind(ohem_cross_entropy),
+  'dice': Kind(dice),
+  'jaccard': Kind(jaccard),
+  'tanimoto': Kind(tanimoto),
+  'tversky': Kind(tversky),
+  'lovasz': Kind(lovasz_softmax),
+  'cldice': Kind(soft_cldice),
+  'mse': Kind(mse, outputs=('centreline',), target='proximity'),
+  'boundary_bce': Kind(boundary_bce, outputs=('boundary',)),
+  'boundary_ce': Kind(boundary_ce, outputs=('logits', 'boundary')),
+  'affinity_bce': Kind(affinity_bce, outputs=('affinities',)),
+  'atm': Kind(atm, outputs=('atm/class', 'atm/mask')),
+  'l2': Kind(l2, outputs=()),
+}
 
 
-LOSSES: Mapping[str, Callable[..., jax.Array]] = {'ce': cross_entropy, 'dice': dice}
+def host_targets(loss: config_lib.Loss) -> tuple[str, ...]:
+  """Names of the targets that the data have to bring along beside labels, such as 'proximity'."""
+  names = {LOSSES[term.loss or name].target for name, term in loss.terms.items()}
+  return tuple(sorted(names - {'label'}))
 
 
-def validate_terms(terms: Terms) -> None:
+def needs_class_counts(loss: config_lib.Loss) -> bool:
+  """Whether some term weights classes by how often they occur in the training labels."""
+  return any(
+    term.weighting is not None
+    and term.weighting.name == 'class'
+    and term.weighting.options.get('values', 'auto') == 'auto'
+    for term in loss.terms.values()
+  )
+
+
+def validate_terms(loss: config_lib.Loss, *, num_logits: int = 2, axes: int = 2) -> None:
   """Checks names, options and option values of loss terms; touches no device.
 
   Args:
-    terms: loss name -> (weight, options of that loss).
+    loss: the section of the configuration.
+    num_logits: channels of the logits that the terms will see.
+    axes: 2 for images, 3 for volumes.
 
   Raises:
-    ValueError: an unknown loss or option (names the nearest valid one) or an impossible value.
+    ValueError: an unknown loss or option (names the nearest valid one), an impossible value, or a
+      setting that would have no effect.
   """
-  struct = jax.ShapeDtypeStruct
-  arrays = struct((1, 1, 2), jnp.float32), struct((1, 1), jnp.int32), struct((1, 1), jnp.float32)
-  for name, (_, options) in terms.items():
-    if name not in LOSSES:
-      raise ValueError(f'loss.terms: unknown loss {name!r}; {_suggest(name, LOSSES)}')
-    loss = LOSSES[name]
-    parameters = inspect.signature(loss).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-      if option not in known:
-        raise ValueError(
-          f'loss.terms.{name}.options: unknown option {option!r}; {_suggest(option, known)}'
-        )
+  for name, term in loss.terms.items():
+    key = term.loss or name
+    if key not in LOSSES:
+      raise ValueError(f'loss.terms.{name}: unknown loss {key!r}; {_suggest(key, LOSSES)}')
+    kind = LOSSES[key]
+    _check_options(f'loss.terms.{name}.options', kind.function, term.options)
+    if term.output is not None and len(kind.outputs) != 1:
+      reads = ' and '.join(kind.outputs) or 'the parameters'
+      raise ValueError(f'loss.terms.{name}.output: must be left out, {key} takes {reads}')
+    if term.weighting is not None:
+      if not kind.outputs:
+        raise ValueError(f'loss.terms.{name}.weighting: must be left out, {key} has no voxels')
+      where = f'loss.terms.{name}.weighting.options'
+      _check_options(where, WEIGHTINGS[term.weighting.name], term.weighting.options)
+    arrays = _small_arrays(term, kind, num_logits, (8,) * axes)
     try:
-      jax.eval_shape(lambda *a, f=loss, o=options: f(*a, **o), *arrays)
-    except (TypeError, ValueError) as error:
-      raise ValueError(f'loss.terms.{name}.options: {dict(options)} fails: {error}') from error
+      jax.eval_shape(lambda *a, n=name, t=term: _value(n, t, *a), *arrays)
+    except TypeError as error:  # a value of another type than the loss computes with
+      raise ValueError(f'loss.terms.{name}: {_options(term)} fails: {error}') from error
+
+
+def _check_options(where: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+  parameters = inspect.signature(function).parameters.values()
+  known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - _SUPPLIED
+  for option in options:
+    if option not in known:
+      raise ValueError(f'{where}: unknown option {option!r}; {_suggest(option, known)}')
+
+
+_SUPPLIED = {'num_classes', 'class_counts'}  # keyword arguments that no configuration gives
+
+
+def _options(term: config_lib.LossTerm) -> dict[str, Any]:
+  return dict(term.options) | (dict(term.weighting.options) if term.weighting else {})
+
+
+def _small_arrays(
+  term: config_lib.LossTerm, kind: Kind, num_logits: int, size: tuple[int, ...]
+) -> tuple[Any, ...]:
+  """Outputs, batch, parameters and class counts of one tiny image, as shapes.
+
+  There are no parameters: which of them a pattern finds is only known with the network.
+  """
+
+  def real(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  offsets = term.options.get('offsets')
+  outputs = {
+    'logits': real(1, *size, num_logits),
+    'centreline': real(1, *size, 1),
+    'boundary': real(1, *size, 1),
+    'affinities': real(1, *size, len(offsets) if isinstance(offsets, list | tuple) else 1),
+    'atm/class': real(1, 1, num_logits, num_logits + 1),
+    'atm/mask': real(1, 1, *size, num_logits),
+  }
+  if term.output is not None:  # a network may have outputs of any name
+    outputs.setdefault(term.output, outputs[kind.outputs[0]])
+  label = jax.ShapeDtypeStruct((1, *size), jnp.int32)
+  batch = {'label': label, 'weight': real(1, *size), 'proximity': real(1, *size)}
+  return outputs, batch, {}, real(max(2, num_logits))
 
 
 def total_loss(
-  outputs: Mapping[str, jax.Array],
-  labels: jax.Array,
-  weights: jax.Array,
+  outputs: Arrays,
+  batch: Arrays,
+  params: Any,
   *,
-  terms: Terms,
-  aux_weight: float,
+  loss: config_lib.Loss,
+  class_counts: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The weighted sum of the named terms on the main output plus cross entropy on every auxiliary
-  head.
+  """The weighted sum of the named terms plus cross entropy on every auxiliary head.
 
-      L = sum_t weight_t L_t(logits) + aux_weight sum_a CE(aux_a)
+      L = sum_t weight_t L_t + sum_a aux_weight_a CE(aux_a)
 
   Args:
-    outputs: a network's outputs: 'logits' [B, *spatial, K] and any 'aux/<name>' of the same shape.
-    labels: [B, *spatial] integer.
-    weights: [B, *spatial], 0 where a voxel must not count.
-    terms: loss name -> (weight, options of that loss).
-    aux_weight: factor of each auxiliary head.
+    outputs: a network's outputs: 'logits' [B, *spatial, K], any 'aux/<name>' of the same shape, and
+      what else its docstring names.
+    batch: 'label' [B, *spatial] integer, 'weight' [B, *spatial], 0 where a voxel must not count,
+      and the targets that `host_targets` names.
+    params: the parameters, for terms that take them.
+    loss: the section of the configuration, which `validate_terms` has passed.
+    class_counts: voxels per class in the training labels [K], where `needs_class_counts`.
 
   Returns:
-    The sum, and each term before its factor: {'ce': ..., 'dice': ..., 'aux/<name>': ...}.
+    The sum, and each term before its factor: {'ce': ..., 'dice': ..., 'aux/<name>': ...}, scalars
+    in float32.
 
   Raises:
-    ValueError: as `validate_terms`.
+    ValueError: a term is for an output that the network does not have, or for parameters that it
+      does not have; an auxiliary head has no weight.
   """
-  validate_terms(terms)
   parts = {}
   total = jnp.zeros((), jnp.float32)
-  for name, (weight, options) in terms.items():
-    parts[name] = LOSSES[name](outputs['logits'], labels, weights, **options)
-    total += weight * parts[name]
+  for name, term in loss.terms.items():
+    parts[name] = _value(name, term, outputs, batch, params, class_counts)
+    total += term.weight * parts[name]
   for name in sorted(name for name in outputs if name.startswith('aux/')):
-    parts[name] = cross_entropy(outputs[name], labels, weights)
-    total += aux_weight * parts[name]
+    parts[name] = cross_entropy(outputs[name], batch['label'], batch['weight'])
+    total += _aux_weight(loss, name.removeprefix('aux/')) * parts[name]
   return total, parts
 
 
-def _prepare(
-  logits: jax.Array, labels: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Class logits [B, *spatial, K], 0 where ignored, one-hot labels and weights, all float32."""
-  if not logits.shape[:-1] == labels.shape == weights.shape:
+def _value(
+  name: str,
+  term: config_lib.LossTerm,
+  outputs: Arrays,
+  batch: Arrays,
+  params: Any,
+  class_counts: jax.Array | None,
+) -> jax.Array:
+  """One term before its factor; its errors say which term it is."""
+  kind = LOSSES[term.loss or name]
+  reads = kind.outputs if term.output is None else (term.output,)
+  if missing := [output for output in reads if output not in outputs]:
     raise ValueError(
-      f'logits {logits.shape} without the last axis, labels {labels.shape} and weights '
-      f'{weights.shape} must have one shape'
+      f'loss.terms.{name}: the network has no output {missing[0]!r}; it has '
+      f'{", ".join(sorted(outputs))}'
     )
-  z = as_class_logits(logits.astype(jnp.float32))
-  valid = weights > 0
-  # Masking the input, not the loss, is what keeps a NaN out of the gradient.
-  z = jnp.where(valid[..., None], z, 0.0)
-  g = jax.nn.one_hot(labels, z.shape[-1], dtype=jnp.float32)
-  return z, g, jnp.where(valid, weights, 0.0).astype(jnp.float32)
+  weight = batch['weight']
+  try:
+    if term.weighting is not None:
+      classes = max(2, outputs['logits'].shape[-1])
+      weight = apply_weighting(
+        term.weighting, batch['label'], weight, num_classes=classes, class_counts=class_counts
+      )
+    arrays = (*(outputs[o] for o in reads), batch[kind.target], weight) if reads else (params,)
+    return kind.function(*arrays, **term.options)
+  except ValueError as error:
+    raise ValueError(f'loss.terms.{name}: {error}') from error
+
+
+def _aux_weight(loss: config_lib.Loss, name: str) -> float:
+  if not isinstance(loss.aux_weight, Mapping):
+    return loss.aux_weight
+  if name not in loss.aux_weight:
+    raise ValueError(f'loss.aux_weight: has no weight for the auxiliary head {name!r}')
+  return loss.aux_weight[name]
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
