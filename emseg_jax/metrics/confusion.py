@@ -8,6 +8,7 @@ A score without a denominator (a class neither labelled nor predicted) is None, 
 out of the means.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from emseg_jax.errors import DataError
 
 __all__ = ['best_threshold', 'confusion_matrix', 'format_table', 'majority', 'scores']
 
-MEANS = ('accuracy', 'miou', 'mean_dice')
+MEANS = ('accuracy', 'miou', 'mean_dice', 'mcc')
 PER_CLASS = ('iou', 'dice', 'precision', 'recall', 'share')
 
 
@@ -48,19 +49,27 @@ def confusion_matrix(
 
 
 def scores(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-  """Accuracy, mean IoU, mean Dice, and the scores of each class.
+  """Accuracy, mean IoU, mean Dice, Matthews' correlation, and the scores of each class.
 
       accuracy = sum TP / all     IoU = TP / (TP + FP + FN)     Dice = 2 TP / (2 TP + FP + FN)
       precision = TP / (TP + FP)  recall = TP / (TP + FN)       share = (TP + FN) / all
+
+  F1, the harmonic mean of precision and recall, is Dice and has no entry of its own. `micro` are
+  the same ratios of TP, FP and FN summed over all classes; since every wrong voxel is an FP of one
+  class and an FN of another, micro Dice = precision = recall = accuracy. `mcc` is the correlation
+  for K classes (Gorodkin 2004, R_K), with s voxels, c right ones, t_k labelled and p_k predicted k:
+
+      mcc = (c s - sum_k p_k t_k) / sqrt((s^2 - sum_k p_k^2) (s^2 - sum_k t_k^2))
 
   Args:
     confusion: [K, K] integer counts; rows are labels.
     classes: K names.
 
   Returns:
-    {'accuracy', 'miou', 'mean_dice', 'per_class': {name: {'iou', 'dice', 'precision', 'recall',
-    'share'}}}; means run over the classes that are labelled or predicted; what has no denominator
-    is None.
+    {'accuracy', 'miou', 'mean_dice', 'mcc', 'micro': {'iou', 'dice', 'precision', 'recall'},
+    'per_class': {name: {'iou', 'dice', 'precision', 'recall', 'share'}}}; means run over the
+    classes that are labelled or predicted; what has no denominator is None (mcc: all labels, or
+    all predictions, are one class).
 
   Raises:
     ValueError: the matrix is not K by K.
@@ -78,10 +87,15 @@ def scores(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     _ratio(labelled, np.full_like(labelled, total)),
   )
   iou, dice = columns[:2]
+  accuracy, micro_iou = _ratio(
+    np.array([hits.sum()] * 2), np.array([total, 2 * total - hits.sum()])
+  )
   return {
-    'accuracy': _ratio(hits.sum(keepdims=True), total.reshape(1))[0],
+    'accuracy': accuracy,
     'miou': _mean(iou),
     'mean_dice': _mean(dice),
+    'mcc': _matthews(hits, labelled, predicted),
+    'micro': {'iou': micro_iou, 'dice': accuracy, 'precision': accuracy, 'recall': accuracy},
     'per_class': {
       name: dict(zip(PER_CLASS, row, strict=True))
       for name, row in zip(classes, zip(*columns, strict=True), strict=True)
@@ -96,7 +110,7 @@ def majority(counts: np.ndarray) -> dict[str, Any]:
     counts: labelled voxels per class [K], or a confusion matrix [K, K], whose rows are summed.
 
   Returns:
-    {'class': index, 'accuracy', 'miou', 'mean_dice'}.
+    {'class': index, 'accuracy', 'miou', 'mean_dice', 'mcc' (None: one class predicted)}.
 
   Raises:
     DataError: no labelled voxel.
@@ -123,7 +137,7 @@ def best_threshold(histograms: np.ndarray, bin_edges: np.ndarray) -> dict[str, A
       numpy.histogram.
 
   Returns:
-    {'threshold', 'below', 'above' (class indices), 'accuracy', 'miou', 'mean_dice'}.
+    {'threshold', 'below', 'above' (class indices), 'accuracy', 'miou', 'mean_dice', 'mcc'}.
 
   Raises:
     DataError: no labelled voxel.
@@ -190,6 +204,16 @@ def _means(confusion: np.ndarray) -> dict[str, Any]:
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> list[float | None]:
   pairs = zip(numerator.tolist(), denominator.tolist(), strict=True)
   return [n / d if d else None for n, d in pairs]
+
+
+def _matthews(hits: np.ndarray, labelled: np.ndarray, predicted: np.ndarray) -> float | None:
+  # Python integers: products of two counts do not fit 64 bits.
+  c, t, p = sum(hits.tolist()), labelled.tolist(), predicted.tolist()
+  s = sum(t)
+  spread = (s * s - sum(n * n for n in p)) * (s * s - sum(n * n for n in t))
+  if not spread:
+    return None
+  return (c * s - sum(a * b for a, b in zip(p, t, strict=True))) / math.sqrt(spread)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -68,6 +68,44 @@ def test_scores_equal_those_computed_by_hand():
   assert result['per_class']['b'] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+  ('confusion', 'expected'),
+  [
+    # K = 2: (TP TN - FP FN) / sqrt((TP + FP)(TP + FN)(TN + FP)(TN + FN)), binary by definition
+    ([[4, 2], [1, 3]], (4 * 3 - 2 * 1) / (5 * 6 * 4 * 5) ** 0.5),
+    ([[0, 3], [5, 0]], -1.0),
+    ([[3, 0, 0], [0, 1, 0], [0, 0, 2]], 1.0),
+    # labels uuuvvw, predictions uuvvww: s = 6, c = 4, t = (3, 2, 1), p = (2, 2, 2)
+    ([[2, 1, 0], [0, 1, 1], [0, 0, 1]], (4 * 6 - 12) / ((36 - 12) * (36 - 14)) ** 0.5),
+    ([[2, 2], [3, 3]], 0.0),  # independent
+    ([[4, 0], [6, 0]], None),
+    # the first case, 2^35 times as many voxels
+    ([[4 << 35, 2 << 35], [1 << 35, 3 << 35]], 10 / 600**0.5),
+  ],
+)
+def test_matthews_correlation_equals_the_formula_by_hand(confusion, expected):
+  classes = 'abc'[: len(confusion)]
+  assert metrics.scores(np.array(confusion), classes)['mcc'] == pytest.approx(expected)
+
+
+def test_matthews_correlation_is_the_correlation_of_one_hot_vectors():
+  # Gorodkin 2004, eq. 8: cov(X, Y) / sqrt(cov(X, X) cov(Y, Y)), cov = mean over the classes
+  labels, predictions = np.random.default_rng(3).integers(0, 4, (2, 50))
+  X, Y = np.eye(4)[labels], np.eye(4)[predictions]
+  X, Y = X - X.mean(axis=0), Y - Y.mean(axis=0)
+  expected = (X * Y).sum() / np.sqrt((X * X).sum() * (Y * Y).sum())
+  confusion = np.zeros((4, 4), int)
+  np.add.at(confusion, (labels, predictions), 1)
+  assert metrics.scores(confusion, 'abcd')['mcc'] == pytest.approx(expected)
+
+
+def test_micro_scores_sum_the_counts_of_all_classes():
+  # a: TP 4, FP 1, FN 2; b: TP 3, FP 2, FN 1; together TP 7, FP 3, FN 3
+  micro = metrics.scores(np.array([[4, 2], [1, 3]]), ['a', 'b'])['micro']
+  expected = {'iou': 7 / 13, 'dice': 14 / 20, 'precision': 7 / 10, 'recall': 7 / 10}
+  assert micro == pytest.approx(expected)
+
+
 def test_dice_and_jaccard_of_the_papers_convert_into_each_other():
   # Res-CR-Net: F1 = .924 goes with Jaccard .859; J = D / (2 - D) for any counts.
   per_class = metrics.scores(np.array([[900, 76], [76, 924]]), ['rest', 'cell'])['per_class']
@@ -90,7 +128,8 @@ def test_absent_classes_are_null_and_left_out_of_the_means():
 
 def test_scores_of_nothing_are_null():
   result = metrics.scores(np.zeros((2, 2), int), ['a', 'b'])
-  assert result['accuracy'] is result['miou'] is result['mean_dice'] is None
+  assert result['accuracy'] is result['miou'] is result['mean_dice'] is result['mcc'] is None
+  assert set(result['micro'].values()) == {None}
   assert result['per_class']['a']['share'] is None
   with pytest.raises(ValueError, match='for 3 classes'):
     metrics.scores(np.zeros((2, 2), int), ['a', 'b', 'c'])
@@ -105,8 +144,10 @@ def test_scores_stay_exact_for_counts_beyond_32_bits():
 def test_majority_predicts_the_most_frequent_class_everywhere():
   # share .792: accuracy .792, mean IoU .396, as for one class everywhere on ISBI 2012
   expected = {'class': 1, 'accuracy': 0.792, 'miou': 0.396, 'mean_dice': 0.792 / 1.792}
-  assert metrics.majority(np.array([208, 792])) == pytest.approx(expected)
-  assert metrics.majority(np.array([[200, 8], [392, 400]])) == pytest.approx(expected)
+  for counts in ([208, 792], [[200, 8], [392, 400]]):
+    found = metrics.majority(np.array(counts))
+    assert found.pop('mcc') is None  # nothing varies, so nothing correlates
+    assert found == pytest.approx(expected)
   assert metrics.majority(np.array([0, 7]))['miou'] == 1.0  # an absent class does not count
 
 
@@ -144,7 +185,7 @@ def test_best_threshold_equals_brute_force(num_classes, seed):
   confusion[:, found['below']] += histograms[:, :edge].sum(axis=1)
   confusion[:, found['above']] += histograms[:, edge:].sum(axis=1)
   scores = metrics.scores(confusion, [str(k) for k in range(num_classes)])
-  for name in ('accuracy', 'miou', 'mean_dice'):
+  for name in ('accuracy', 'miou', 'mean_dice', 'mcc'):
     assert found[name] == pytest.approx(scores[name])
 
 
@@ -176,9 +217,9 @@ def test_table_shows_network_baselines_and_classes():
   table = metrics.format_table(result, {'majority': metrics.majority(confusion)})
   lines = [line.split() for line in table.splitlines()]
   assert lines == [
-    ['accuracy', 'miou', 'mean_dice'],
-    ['network', '0.7000', '0.5357', '0.6970'],
-    ['majority', '0.6000', '0.3000', '0.3750'],
+    ['accuracy', 'miou', 'mean_dice', 'mcc'],
+    ['network', '0.7000', '0.5357', '0.6970', '0.4082'],  # 10 / sqrt(24 * 25)
+    ['majority', '0.6000', '0.3000', '0.3750', '-'],
     [],
     ['class', 'iou', 'dice', 'precision', 'recall', 'share'],
     ['membrane', '0.5714', '0.7273', '0.8000', '0.6667', '0.6000'],

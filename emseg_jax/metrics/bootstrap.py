@@ -1,0 +1,78 @@
+"""Confidence intervals of the headline scores by a bootstrap over images.
+
+Images, not voxels, are drawn: neighbouring voxels are wrong together. Sections of one volume are
+alike too, so an interval over them says how much these sections vary, not how much specimens do.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ['intervals']
+
+
+def intervals(
+  confusions: np.ndarray,
+  classes: Sequence[str],
+  *,
+  confidence: float,
+  seed: int,
+  resamples: int = 2000,
+) -> dict[str, Any] | None:
+  """Percentile intervals (Efron 1979) of the scores that `metrics.scores` gives.
+
+  Each resample draws as many images as there are, with replacement, sums their confusion matrices
+  and scores the sum. Images without scored voxels are left out.
+
+  Args:
+    confusions: [N, K, K] integer counts of N images; rows are labels.
+    classes: K names.
+    confidence: level of the intervals, such as 0.95.
+    seed: of the draws; the same seed gives the same intervals.
+    resamples: number of draws.
+
+  Returns:
+    {'images': N, 'accuracy': [low, high], 'miou': [low, high], 'mean_dice': [low, high],
+    'per_class': {name: {'iou': [low, high]}}}, or None with fewer than two images. A class is
+    scored over the resamples that have it; None if it is in no image.
+
+  Raises:
+    ValueError: the matrices are not K by K, or the confidence is not between 0 and 1.
+  """
+  confusions = np.asarray(confusions, np.int64)
+  if confusions.ndim != 3 or confusions.shape[1:] != (len(classes), len(classes)):
+    raise ValueError(f'confusion matrices of shape {confusions.shape} for {len(classes)} classes')
+  if not 0 < confidence < 1:
+    raise ValueError(f'confidence is {confidence}, must be between 0 and 1')
+  confusions = confusions[confusions.any(axis=(1, 2))]
+  n = len(confusions)
+  if n < 2:
+    return None
+  # How often each image is drawn: [resamples, N]. Float64 counts voxels exactly up to 2^53.
+  times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+  drawn = np.tensordot(times.astype(np.float64), confusions.astype(np.float64), axes=1)
+  hits = np.diagonal(drawn, axis1=1, axis2=2)
+  both = drawn.sum(axis=1) + drawn.sum(axis=2)  # labelled + predicted, [resamples, K]
+  iou, dice = _divide(hits, both - hits), _divide(2 * hits, both)
+
+  def interval(values: np.ndarray) -> list[float] | None:
+    known = values[~np.isnan(values)]
+    if not known.size:
+      return None
+    outside = (1 - confidence) / 2
+    return np.quantile(known, [outside, 1 - outside]).tolist()
+
+  return {
+    'images': n,
+    'accuracy': interval(hits.sum(axis=1) / drawn.sum(axis=(1, 2))),
+    'miou': interval(np.nanmean(iou, axis=1)),
+    'mean_dice': interval(np.nanmean(dice, axis=1)),
+    'per_class': {name: {'iou': interval(iou[:, k])} for k, name in enumerate(classes)},
+  }
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+  """NaN where the denominator is 0: the class is neither labelled nor predicted."""
+  nothing = np.full(numerator.shape, np.nan)
+  return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
