@@ -9,7 +9,6 @@ scored.
 import collections
 import dataclasses
 import hashlib
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Self
@@ -17,7 +16,7 @@ from typing import Self
 import numpy as np
 
 from emseg_jax import config as config_lib
-from emseg_jax.data import normalise, phantom, volumes
+from emseg_jax.data import matching, normalise, phantom, volumes
 from emseg_jax.errors import DataError
 
 __all__ = ['IGNORED', 'Section', 'Split', 'map_labels', 'open_split']
@@ -27,13 +26,18 @@ IGNORED = 255
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """One 2D image: where its pixels and its label are."""
+  """One 2D image: where its pixels and its label are.
+
+  Sections that share `image_volume` belong together. `weight` says how often training examples come
+  from here, relative to other sections.
+  """
 
   name: str
   image_volume: volumes.Volume
   image_index: int
   label_volume: volumes.Volume | None
   label_index: int
+  weight: float = 1.0
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -108,11 +112,15 @@ class Split:
   def images(self) -> Iterator[np.ndarray]:
     return (self.image(i) for i in range(len(self)))
 
-  def volume_statistics(self, index: int) -> normalise.VolumeStatistics:
-    """Statistics of the file that a section belongs to: the whole stack, or the one image."""
+  def volume_statistics(self, index: int, *, joined: bool = False) -> normalise.VolumeStatistics:
+    """Statistics of the file that a section belongs to: the whole stack, or the one image.
+
+    With `joined` the images of a folder are sections of one volume, and all of them count.
+    """
     section = self.sections[index]
     volume = section.image_volume
-    single = volume.axes.startswith('N')  # a folder: every image is a file of its own
+    # Otherwise every image of a folder is a file of its own.
+    single = volume.axes.startswith('N') and not joined
     key = (volume, section.image_index if single else -1)
     with self._lock:
       known = self._statistics.get(key)
@@ -123,9 +131,15 @@ class Split:
         self._statistics[key] = known
     return known
 
-  def network_image(self, index: int, normalisation: normalise.Normalisation) -> np.ndarray:
-    """The whole section as the network sees it: float32 [Y, X, channels]."""
-    volume = self.volume_statistics(index) if normalisation.needs_volume else None
+  def network_image(
+    self, index: int, normalisation: normalise.Normalisation, *, joined: bool = False
+  ) -> np.ndarray:
+    """The whole section as the network sees it: float32 [Y, X, channels].
+
+    `joined` as in `volume_statistics`: True for a network that sees whole volumes.
+    """
+    needed = normalisation.needs_volume
+    volume = self.volume_statistics(index, joined=joined) if needed else None
     return normalisation.apply(self.image(index), volume)
 
   def _read_label(self, section: Section) -> np.ndarray:
@@ -230,25 +244,44 @@ def open_source(source: config_lib.Source, palette: volumes.Palette = 'colour') 
   Raises:
     DataError: as `open_split`.
   """
-  if source.phantom is not None:
-    options = source.phantom
-    arrays = phantom.make_sections(count=options.count, size=options.size, seed=options.seed)
-    name = f'phantom-{options.seed}'
-    images, labels = (volumes.ArrayVolume(a, name=name, axes='NYX') for a in arrays)
-  else:
-    images = volumes.open_volume(source.images, palette=palette)
-    labels = source.labels and volumes.open_volume(source.labels, palette='index')
-  pairs = [(i, i) for i in range(len(images))] if not labels else match(images, labels)
   sections = []
-  for image_index, label_index in pairs[_slice(source.slices)]:
-    section = Section(images.names[image_index], images, image_index, labels or None, label_index)
-    _check_size(section)
-    sections.append(section)
-  if not sections:
-    raise DataError(
-      f'{images.path}: slices={source.slices} leaves none of its {len(pairs)} sections'
-    )
+  for images, labels in _open_volumes(source, palette):
+    found = [(i, i) for i in range(len(images))] if not labels else matching.match(images, labels)
+    used = found[_slice(source.slices)]
+    if not used:
+      raise DataError(
+        f'{images.path}: slices={source.slices} leaves none of its {len(found)} sections'
+      )
+    for image_index, label_index in used[: max(1, round(source.fraction * len(used)))]:
+      name = images.names[image_index]
+      section = Section(name, images, image_index, labels, label_index, source.weight)
+      _check_size(section)
+      sections.append(section)
   return sections
+
+
+def _open_volumes(
+  source: config_lib.Source, palette: volumes.Palette
+) -> list[tuple[volumes.Volume, volumes.Volume | None]]:
+  """Images and labels of every volume of a source: one, or as many as a phantom of volumes has."""
+  options = source.phantom
+  if options is None:
+    labels = volumes.open_volume(source.labels, palette='index') if source.labels else None
+    return [(volumes.open_volume(source.images, palette=palette), labels)]
+  name = f'phantom-{options.seed}'
+  if options.depth is None:
+    arrays = phantom.make_sections(count=options.count, size=options.size, seed=options.seed)
+    return [tuple(volumes.ArrayVolume(a, name=name, axes='NYX') for a in arrays)]
+  shape = (options.depth, *options.size)
+  # Volumes of different (seed, number) differ: SeedSequence reads 32 bits at a time.
+  made = [
+    phantom.make_volume(shape=shape, seed=options.seed * 2**32 + number)
+    for number in range(options.count)
+  ]
+  return [
+    tuple(volumes.ArrayVolume(array, name=f'{name}-{number}') for array in arrays)
+    for number, arrays in enumerate(made)
+  ]
 
 
 def _slice(text: str | None) -> slice:
@@ -265,42 +298,3 @@ def _check_size(section: Section) -> None:
       f'{label_shape[0]} x {label_shape[1]} (y x), its image {section.name} is '
       f'{section.shape[0]} x {section.shape[1]}; they must be equal'
     )
-
-
-def match(images: volumes.Volume, labels: volumes.Volume) -> list[tuple[int, int]]:
-  """Pairs images with labels: folders by name, else by the numbers in the names; stacks by slice.
-
-  Raises:
-    DataError: something is left without a partner.
-  """
-  if images.kind == labels.kind == 'folder':
-    alone = []
-    for key in (str.lower, _numbers):
-      left, right = [key(n) for n in images.names], [key(n) for n in labels.names]
-      if len(set(left)) == len(left) and sorted(left) == sorted(right):
-        place = {k: i for i, k in enumerate(right)}
-        return [(i, place[k]) for i, k in enumerate(left)]
-      both = set(left) & set(right)
-      alone.append(
-        [
-          name
-          for name, k in zip(images.names + labels.names, left + right, strict=True)
-          if k not in both
-        ]
-      )
-    missing = min(filter(None, alone), key=len, default=labels.names)
-    raise DataError(
-      f'{labels.path}: {len(labels)} labels do not match the {len(images)} images of {images.path} '
-      f'by name or number; without a partner: {", ".join(missing[:3])}'
-    )
-  if len(images) != len(labels):
-    raise DataError(
-      f'{labels.path}: has {len(labels)} sections but {images.path} has {len(images)}; '
-      'allowed: the same number'
-    )
-  return [(i, i) for i in range(len(images))]
-
-
-def _numbers(name: str) -> tuple[int, ...]:
-  """('img_t1_007') -> (1, 7): the key that pairs img_007 with label_007."""
-  return tuple(int(n) for n in re.findall(r'\d+', name))

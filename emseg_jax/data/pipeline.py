@@ -1,20 +1,27 @@
 """The training input: the one file that knows grain's options and their order.
 
-source -> seed -> shuffle -> repeat -> random_map (every host-side draw) -> map_with_index (`index`)
--> batch(local) -> the batches of this process -> [step:] -> iterator with threads
+source -> seed -> shuffle -> repeat (-> mix, if weighted) -> random_map (every host-side draw)
+-> map_with_index (`index`) -> batch(local) -> the batches of this process -> [step:] -> iterator
+with threads
 
 The dataset is infinite and random access: batch k is a pure function of (seed, k), so a restart
 slices at the step, and neither the number of threads nor of processes changes which examples a step
 sees. Process p of P takes rows step*B + p*b .. step*B + p*b + b - 1 with b = B/P.
 """
 
+import collections
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import grain
 import numpy as np
 
-from emseg_jax.data import normalise, pairs, sampling
+from emseg_jax import config
+from emseg_jax.data import normalise, pairs
+from emseg_jax.data import targets as targets_lib
+from emseg_jax.data.sampling import Sampler, read_example
+from emseg_jax.errors import DataError
 
 __all__ = ['train_dataset', 'train_iterator']
 
@@ -24,8 +31,13 @@ Batch = dict[str, np.ndarray]
 def train_dataset(
   split: pairs.Split,
   *,
-  region: tuple[int, int],
+  patch: Sequence[int],
+  region: Sequence[int],
+  sampling: config.Sampling,
   normalisation: normalise.Normalisation,
+  targets: Sequence[str] = (),
+  proximity: config.Proximity = config.Proximity(),  # noqa: B008 it is frozen
+  cache: Path | None = None,
   seed: int,
   batch_size: int,
   process_index: int = 0,
@@ -35,34 +47,82 @@ def train_dataset(
 
   Args:
     split: the training sections.
-    region: (y, x) size of what is cut out, from `augment.read_size`.
+    patch: size (y, x) or (z, y, x) of what the network sees.
+    region: size of what is cut out for it, from `augment.read_size`.
+    sampling: which places become examples.
     normalisation: applied to each region.
+    targets: names of maps to bring along; 'proximity' is the only one.
+    proximity: how that is computed.
+    cache: folder of computed targets; None: computed anew, kept in memory.
     seed: of the order and of every draw.
     batch_size: examples per step over all processes.
     process_index: which process this is.
     process_count: how many share the batch; must divide batch_size.
 
   Returns:
-    Batches with the keys of `sampling.draw_example` and `index` int32 [b], the global example
+    Batches with the keys of `sampling.read_example` and `index` int32 [b], the global example
     number.
+
+  Raises:
+    DataError: the sampling or the targets do not fit the data.
+    OutputError: the cache cannot be written.
   """
-  draw = functools.partial(_draw, split=split, region=region, normalisation=normalisation)
-  dataset = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat(None)
+  maps = {}
+  if 'proximity' in targets:
+    maps['proximity'] = _proximity(split, proximity, sampling, len(patch), cache)
+  sampler = Sampler(split, patch=patch, region=region, options=sampling)
+  draw = functools.partial(
+    _draw, split=split, sampler=sampler, ndim=len(patch), normalisation=normalisation, targets=maps
+  )
+  dataset = _entries(sampler.weights(), seed)
   dataset = dataset.random_map(draw).map_with_index(_with_index)
   # There is no remainder, but without the option grain's length of batches of 1 overflows.
   dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
   return dataset[process_index::process_count] if process_count > 1 else dataset
 
 
+def _proximity(
+  split: pairs.Split,
+  options: config.Proximity,
+  sampling: config.Sampling,
+  ndim: int,
+  cache: Path | None,
+) -> list[np.ndarray]:
+  if sampling.planes_share and (options.dimensions or ndim) == 2:
+    raise DataError(
+      'data.proximity.dimensions: is 2, but with data.sampling.planes_share sections are cut along '
+      'other axes; set it to 3'
+    )
+  return targets_lib.proximity_sections(split, options, ndim=ndim, cache=cache)
+
+
+def _entries(weights: Sequence[float], seed: int) -> grain.MapDataset:
+  """Endless entry numbers in passes of new order; entries of one weight take turns."""
+  numbers = collections.defaultdict(list)
+  for entry, weight in enumerate(weights):
+    numbers[weight].append(entry)
+  streams = [
+    grain.MapDataset.source(entries).seed(seed + k).shuffle().repeat(None)
+    for k, entries in enumerate(numbers.values())
+  ]
+  if len(streams) == 1:
+    return streams[0]
+  shares = [weight * len(entries) for weight, entries in numbers.items()]
+  return grain.MapDataset.mix(streams, weights=shares)
+
+
 def _draw(
-  section: int,
+  entry: int,
   rng: np.random.Generator,
   *,
   split: pairs.Split,
-  region: tuple[int, int],
+  sampler: Sampler,
+  ndim: int,
   normalisation: normalise.Normalisation,
+  targets: dict[str, list[np.ndarray]],
 ) -> Batch:
-  return sampling.draw_example(split, int(section), rng, region=region, normalisation=normalisation)
+  region = sampler.draw(int(entry), rng)
+  return read_example(split, region, ndim=ndim, normalisation=normalisation, targets=targets)
 
 
 def _with_index(index: int, example: Batch) -> Batch:

@@ -1,64 +1,190 @@
-"""Which region of which section becomes a training example.
+"""Which region of which volume becomes a training example.
 
 The host draws the place of a region and cuts it out; zoom, flips and the final crop happen on the
-device (`augment.py`), which is why the region may be larger than the patch. An image smaller than
-the region lies at its top left, the rest is padding of weight 0; `valid` tells how much of the
-region is image.
+device (`augment`), which is why the region may be larger than the patch. Whether a region has
+enough foreground, or is balanced, is judged in its middle, an area of the size of the patch. An
+image smaller than the region lies at its first corner, the rest is padding of weight 0; `valid`
+tells how much of the region is image.
+
+Inside, sections are volumes of one section: positions and sizes are (z, y, x).
 """
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from emseg_jax.data import normalise, pairs
+from emseg_jax import config
+from emseg_jax.data import blocks, normalise, pairs, places
+from emseg_jax.errors import DataError
 
-__all__ = ['cut', 'draw_example']
+__all__ = ['Region', 'Sampler', 'read_example']
 
 Example = dict[str, np.ndarray]
+Triple = tuple[int, ...]
 
 
-def draw_example(
+class Region(NamedTuple):
+  """A box of a group, looked at along `axis` (see `blocks`)."""
+
+  group: blocks.Group
+  axis: int
+  origin: Triple
+  size: Triple
+
+
+class Sampler:
+  """Draws regions. The entries of a pass are sections, or the fixed places of `grid` and `tiles`.
+
+  `random`, `foreground` and `balanced` draw a region in the volume that an entry belongs to (in the
+  section itself for networks that see sections), so that volumes count by their sections.
+  """
+
+  def __init__(
+    self,
+    split: pairs.Split,
+    *,
+    patch: Sequence[int],
+    region: Sequence[int],
+    options: config.Sampling,
+  ) -> None:
+    """Lists the entries; reads all labels once if positive_copies asks for it.
+
+    Args:
+      split: the sections.
+      patch: size (y, x) or (z, y, x) of what the network sees.
+      region: size of what the device needs for it, at least the patch.
+      options: how to draw.
+
+    Raises:
+      DataError: volumes are needed and the sections are none, or have voxels of unequal size.
+    """
+    self._split, self._options = split, options
+    flat = (1,) * (3 - len(patch))
+    self._patch, self._size = (*flat, *patch), (*flat, *region)
+    volumes = ()
+    if len(patch) == 3 or options.planes_share:
+      volumes = blocks.groups(split, 3)
+    if options.planes_share:
+      _check_isotropic(split, volumes)
+    self._volume_of = {index: volume for volume in volumes for index in volume}
+    groups = blocks.groups(split, len(patch))
+    self._entries: list[tuple[blocks.Group, Triple | None]]
+    if options.kind in ('grid', 'tiles'):
+      self._entries = places.list_places(split, groups, self._patch, options)
+    else:
+      self._entries = [(group, None) for group in groups for _ in group]
+
+  def __len__(self) -> int:
+    return len(self._entries)
+
+  def weights(self) -> list[float]:
+    """How often each entry is to be drawn, relative to the others."""
+    return [self._split.sections[group[0]].weight for group, _ in self._entries]
+
+  def draw(self, entry: int, rng: np.random.Generator) -> Region:
+    """The region of an entry; everything random comes from `rng`."""
+    group, place = self._entries[entry]
+    kind, axis = self._options.kind, 0
+    if self._options.planes_share and rng.random() < self._options.planes_share:
+      axis = int(rng.integers(1, 3))
+      group = self._volume_of[group[0]]
+    shape = blocks.shape(self._split, group, axis=axis)
+    if place is None:
+      return self._search(group, axis, shape, kind, rng)
+    if self._options.random_share and rng.random() < self._options.random_share:
+      return self._search(group, axis, shape, 'foreground', rng)
+    if axis:  # any place of the grid along this axis
+      place = [int(rng.choice(s)) for s in places.starts(shape, self._patch, self._options)]
+    origin = [
+      min(max(0, at - (size - patch) // 2), max(0, n - size))
+      for at, n, size, patch in zip(place, shape, self._size, self._patch, strict=True)
+    ]
+    return Region(group, axis, tuple(origin), self._size)
+
+  def _search(
+    self, group: blocks.Group, axis: int, shape: Triple, kind: str, rng: np.random.Generator
+  ) -> Region:
+    """A uniform place; drawn again until it is accepted, the last of `tries` in any case."""
+    tries = 1 if kind == 'random' else self._options.tries
+    for left in reversed(range(tries)):
+      origin = [
+        int(rng.integers(0, max(0, n - size) + 1))
+        for n, size in zip(shape, self._size, strict=True)
+      ]
+      region = Region(group, axis, tuple(origin), self._size)
+      if not left or self._accepts(self._middle(region, shape), kind):
+        break
+    return region
+
+  def _middle(self, region: Region, shape: Triple) -> Region:
+    """The middle of the part of a region that lies in the volume, at most of the patch's size."""
+    inside = [min(n, size) for n, size in zip(shape, region.size, strict=True)]
+    size = tuple(min(n, patch) for n, patch in zip(inside, self._patch, strict=True))
+    margin = [(n - s) // 2 for n, s in zip(inside, size, strict=True)]
+    origin = tuple(o + m for o, m in zip(region.origin, margin, strict=True))
+    return region._replace(origin=origin, size=size)
+
+  def _accepts(self, region: Region, kind: str) -> bool:
+    label = _read(self._split.label, region)
+    counts = np.bincount(label.ravel(), minlength=pairs.IGNORED + 1)[: pairs.IGNORED]
+    scored = counts.sum()
+    if kind == 'foreground':
+      return scored > 0 and scored - counts[0] >= self._options.min_foreground * scored
+    return np.count_nonzero(counts) > 1 and counts.max() <= self._options.max_share * scored
+
+
+def _check_isotropic(split: pairs.Split, volumes: Sequence[blocks.Group]) -> None:
+  for group in volumes:
+    volume = split.sections[group[0]].image_volume
+    known = [size for size in volume.voxel_size_zyx or () if size]
+    if known and max(known) > 1.01 * min(known):
+      raise DataError(
+        f'{volume.path}: its voxels are {volume.voxel_size_zyx} nm (z, y, x), but '
+        'data.sampling.planes_share needs voxels of equal size; set it to 0'
+      )
+
+
+def read_example(
   split: pairs.Split,
-  section: int,
-  rng: np.random.Generator,
+  region: Region,
   *,
-  region: tuple[int, int],
+  ndim: int,
   normalisation: normalise.Normalisation,
+  targets: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> Example:
-  """Cuts a random region, uniform over all places, out of one section.
+  """Cuts a region out of images, labels and targets.
 
   Args:
-    split: where the section is.
-    section: index of the section in the split.
-    rng: the generator of this example; nothing else is random here.
-    region: (y, x) size that the device needs, at least the patch.
-    normalisation: applied to the region.
+    split: where the sections are.
+    region: what to cut out.
+    ndim: axes of the example: 3, or 2 for a region of one plane.
+    normalisation: applied to the image.
+    targets: maps by name, an array [Y, X] per section of the split.
 
   Returns:
-    image f32 [y, x, C]; label i32 [y, x]; weight f32 [y, x], 0 where ignored or padded; valid i32
-    [2], the (y, x) extent of the image in the region.
+    image f32 [*region, C]; label i32 [*region]; weight f32 [*region], 0 where ignored or padded;
+    valid i32 [ndim], the extent of the image in the region; targets f32 [*region].
   """
-  image, label = split.image(section), split.label(section)
-  origin = [
-    int(rng.integers(0, max(0, n - r) + 1)) for n, r in zip(label.shape, region, strict=True)
-  ]
-  volume = split.volume_statistics(section) if normalisation.needs_volume else None
-  pixels = normalisation.apply(cut(image, origin, region), volume)
-  classes = cut(label, origin, region)
-  valid = np.array([min(n, r) for n, r in zip(label.shape, region, strict=True)], np.int32)
-  weight = (classes != pairs.IGNORED).astype(np.float32)
-  weight[valid[0] :] = 0.0
-  weight[:, valid[1] :] = 0.0
-  return {
-    'image': pixels,
+  classes = _read(split.label, region)
+  shape = blocks.shape(split, region.group, axis=region.axis)
+  valid = np.minimum(shape, region.size).astype(np.int32)
+  weight = np.zeros(region.size, np.float32)
+  inside = tuple(slice(n) for n in valid)
+  weight[inside] = classes[inside] != pairs.IGNORED
+  example = {
+    'image': blocks.read_image(
+      split, normalisation, region.group, region.origin, region.size, axis=region.axis
+    ),
     'label': np.where(weight > 0, classes, 0).astype(np.int32),
     'weight': weight,
-    'valid': valid,
   }
+  for name, sections in (targets or {}).items():
+    example[name] = _read(sections.__getitem__, region).astype(np.float32)
+  if ndim == 2:
+    example = {name: value[0] for name, value in example.items()}
+  return {**example, 'valid': valid[3 - ndim :]}
 
 
-def cut(array: np.ndarray, origin: list[int], size: tuple[int, int]) -> np.ndarray:
-  """Cuts [y, x] (+ channels) at `origin`; what lies beyond the array is mirrored."""
-  window = array[origin[0] : origin[0] + size[0], origin[1] : origin[1] + size[1]]
-  missing = [(0, s - n) for s, n in zip(size, window.shape, strict=False)]
-  if not any(after for _, after in missing):
-    return window
-  return np.pad(window, missing + [(0, 0)] * (array.ndim - 2), mode='symmetric')
+def _read(section, region: Region) -> np.ndarray:
+  return blocks.read_block(section, region.group, region.origin, region.size, axis=region.axis)

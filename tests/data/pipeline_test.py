@@ -1,11 +1,15 @@
 """The order of training examples: a pure function of the seed, whoever reads it and how."""
 
+import collections
 import itertools
 
 import numpy as np
 import pytest
+from data_support import volume_split
 
-from emseg_jax.data import normalise, pairs, pipeline, volumes
+from emseg_jax.config import Proximity, Sampling
+from emseg_jax.data import normalise, pairs, pipeline, targets, volumes
+from emseg_jax.errors import DataError
 
 SIZE, REGION, SECTIONS = (24, 20), (8, 8), 5
 RAW = normalise.Normalisation('dataset', 1, 0.0, 1.0, 'float32')
@@ -29,15 +33,28 @@ def make_split(sections=SECTIONS, size=SIZE):
 SPLIT = make_split()
 
 
-def dataset(*, split=SPLIT, seed=0, batch_size=4, process=0, processes=1):
+def dataset(
+  *,
+  split=SPLIT,
+  seed=0,
+  batch_size=4,
+  process=0,
+  processes=1,
+  patch=REGION,
+  sampling=None,
+  **kwargs,
+):
   return pipeline.train_dataset(
     split,
-    region=REGION,
+    patch=patch,
+    region=patch,
+    sampling=sampling or Sampling(),
     normalisation=RAW,
     seed=seed,
     batch_size=batch_size,
     process_index=process,
     process_count=processes,
+    **kwargs,
   )
 
 
@@ -152,3 +169,102 @@ def test_an_error_while_reading_reaches_the_loop():
   )
   with pytest.raises(Exception, match='label value 2 is not in'):
     iterate(dataset(split=broken), 1, threads=2)
+
+
+# ---- volumes, fixed places, weights, targets ----------------------------------------------------
+
+
+def volumes_of(*sizes, weights=None):
+  """Volumes of 12 x 12 whose images hold 10000 * volume + voxel number."""
+  arrays = []
+  for v, depth in enumerate(sizes):
+    number = np.arange(depth * 144).reshape(depth, 12, 12)
+    arrays.append(((10000 * v + number).astype(np.float32), (number % 7 == 0).astype(np.uint8)))
+  return volume_split(*arrays, weights=weights)
+
+
+SAMPLINGS = {
+  'random': Sampling(),
+  'foreground': Sampling(kind='foreground', planes_share=0.5),
+  'tiles': Sampling(kind='tiles', random_share=0.5, planes_share=0.3, positive_copies=2),
+}
+
+
+@pytest.mark.parametrize('kind', SAMPLINGS)
+@pytest.mark.parametrize('patch', [(6, 5), (3, 6, 5)])
+def test_a_restart_or_other_threads_and_processes_change_nothing(kind, patch):
+  options = {
+    'split': volumes_of(4, 7, weights=[2.0, 1.0]),
+    'patch': patch,
+    'sampling': SAMPLINGS[kind],
+    'targets': ('proximity',),
+    'proximity': Proximity(dimensions=3),
+  }
+  reference = iterate(dataset(**options), 5)
+  assert reference[0]['proximity'].shape == reference[0]['label'].shape == (4, *patch)
+  assert_same(iterate(dataset(**options), 3, start_step=2, threads=3), reference[2:])
+  shares = [iterate(dataset(**options, process=p, processes=2), 5, threads=p) for p in range(2)]
+  for whole, *parts in zip(reference, *shares, strict=True):
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in whole}
+    assert_same([joined], [whole])
+  assert not np.array_equal(dataset(**options, seed=1)[0]['image'], reference[0]['image'])
+
+
+def first_volumes(batches):
+  return collections.Counter(int(i) // 10000 for b in batches for i in b['image'][:, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(('weights', 'shares'), [(None, (0.2, 0.8)), ([6.0, 1.0], (0.6, 0.4))])
+def test_volumes_come_by_sections_times_weight(weights, shares):
+  # 2 and 8 sections: 0.2 and 0.8; with weights 12 and 8 of 20.
+  split = volumes_of(2, 8, weights=weights)
+  found = first_volumes(iterate(dataset(split=split, patch=(2, 4, 4)), 25))  # 100 examples
+  assert [found[v] / 100 for v in (0, 1)] == pytest.approx(shares, abs=0.01)
+
+
+def test_weighted_sections_still_come_once_a_pass():
+  split = volumes_of(3, 4, weights=[4.0, 1.0])
+  images = [b['image'][0, 0, 0, 0] for b in iterate(dataset(split=split, batch_size=1), 80)]
+  for volume, depth in ((0, 3), (1, 4)):
+    # Patches of 8 x 8: the first voxel of any lies in the section that its number tells.
+    order = [int(i) % 10000 // 144 for i in images if int(i) // 10000 == volume]
+    passes = [order[k : k + depth] for k in range(0, len(order) - depth, depth)]
+    assert len(passes) > 3
+    assert all(sorted(p) == list(range(depth)) for p in passes)
+
+
+def test_a_pass_over_tiles_visits_every_place_and_positive_ones_as_often_as_asked():
+  label = np.zeros((2, 12, 12), np.uint8)
+  label[1, 11, 11] = 1
+  number = np.arange(288, dtype=np.float32).reshape(2, 12, 12)
+  split = volume_split((number, label))
+  sampling = Sampling(kind='tiles', positive_copies=3)
+  batches = iterate(dataset(split=split, patch=(6, 6), sampling=sampling, batch_size=1), 20)
+  places = [int(b['image'][0, 0, 0, 0]) for b in batches]
+  once = {s * 144 + y * 12 + x for s in (0, 1) for y in (0, 6) for x in (0, 6)}
+  positive = 144 + 6 * 12 + 6
+  for k in (0, 10):  # eight places, one of them three times: ten a pass
+    assert sorted(places[k : k + 10]) == sorted([*once, positive, positive])
+
+
+def test_targets_are_cut_where_the_image_is():
+  split = volumes_of(4)
+  maps = np.stack(targets.proximity_sections(split, Proximity(radius=4.0), ndim=3))
+  data = dataset(
+    split=split,
+    patch=(2, 5, 5),
+    targets=('proximity',),
+    proximity=Proximity(radius=4.0),
+  )
+  for image, proximity in zip(data[0]['image'], data[0]['proximity'], strict=True):
+    z, y, x = np.unravel_index(int(image[0, 0, 0, 0]), (4, 12, 12))
+    np.testing.assert_array_equal(proximity, maps[z : z + 2, y : y + 5, x : x + 5])
+    assert proximity.max() > 0
+  assert 'proximity' not in dataset(split=split, patch=(2, 5, 5))[0]
+
+
+def test_planes_need_centrelines_of_volumes():
+  options = {'split': volumes_of(4), 'sampling': Sampling(planes_share=0.5)}
+  with pytest.raises(DataError, match=r'proximity\.dimensions: is 2.*set it to 3'):
+    dataset(**options, patch=(5, 5), targets=('proximity',))
+  dataset(**options, patch=(5, 5))  # without the target nothing is wrong

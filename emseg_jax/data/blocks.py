@@ -1,0 +1,119 @@
+"""Boxes of volumes, read section by section.
+
+A group is a tuple of section numbers of a split: one section, or the sections of one volume in
+order. Positions and sizes in a group are (z, y, x), in voxels. A group may be looked at along
+another axis: with axis=1 (2) its y (x) axis and its z axis change places. What lies beyond a group
+is mirrored.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from emseg_jax.data import normalise, pairs
+from emseg_jax.errors import DataError
+
+__all__ = ['Group', 'groups', 'read_block', 'read_image', 'shape']
+
+Group = tuple[int, ...]
+Place = Sequence[int]
+
+
+def groups(split: pairs.Split, ndim: int) -> tuple[Group, ...]:
+  """The images that a network of `ndim` axes sees: single sections (2), or whole volumes (3).
+
+  A volume are all sections of one stack or folder that the split uses, in their order.
+
+  Raises:
+    DataError: a source is no volume: it has one section, sections of different sizes, or unrelated
+      ones.
+  """
+  if ndim == 2:
+    return tuple((index,) for index in range(len(split)))
+  runs = itertools.groupby(range(len(split)), lambda i: id(split.sections[i].image_volume))
+  found = tuple(tuple(run) for _, run in runs)
+  for group in found:
+    _check_volume(split, group)
+  return found
+
+
+def _check_volume(split: pairs.Split, group: Group) -> None:
+  first = split.sections[group[0]]
+  path = first.image_volume.path
+  if first.image_volume.kind == 'memory' and first.image_volume.axes.startswith('N'):
+    raise DataError(
+      f'{path}: its sections are unrelated, but a volume is needed; set the depth of the phantom'
+    )
+  if len(group) < 2:
+    raise DataError(f'{path}: only section {first.name} is used; a volume needs at least 2')
+  for index in group:
+    section = split.sections[index]
+    if section.shape != first.shape:
+      raise DataError(
+        f'{path}: {section.name} is {section.shape[0]} x {section.shape[1]} (y x), {first.name} is '
+        f'{first.shape[0]} x {first.shape[1]}; the sections of a volume must be equal in size'
+      )
+
+
+def shape(split: pairs.Split, group: Group, *, axis: int = 0) -> tuple[int, int, int]:
+  """(z, y, x) extent of a group, looked at along `axis`."""
+  return _exchange((len(group), *split.sections[group[0]].shape), axis)
+
+
+def read_block(
+  section: Callable[[int], np.ndarray], group: Group, origin: Place, size: Place, *, axis: int = 0
+) -> np.ndarray:
+  """Reads a box; only the sections that it touches are asked for, one after the other.
+
+  Args:
+    section: section number -> [Y, X] (+ channels), such as `Split.label`.
+    group: the sections of the volume.
+    origin: (z, y, x) of the first voxel, inside the volume.
+    size: (z, y, x), may reach beyond the far end of the volume.
+    axis: which axis of the volume is z here; `origin` and `size` are meant along it.
+
+  Returns:
+    [z, y, x] (+ channels); may be read-only or not contiguous.
+  """
+  (z, *start), (depth, *extent) = _exchange(origin, axis), _exchange(size, axis)
+  block = np.stack([_cut(section(i), start, extent) for i in group[z : z + depth]])
+  if len(block) < depth:
+    block = np.pad(block, [(0, depth - len(block))] + [(0, 0)] * (block.ndim - 1), 'symmetric')
+  return np.swapaxes(block, 0, axis)
+
+
+def read_image(
+  split: pairs.Split,
+  normalisation: normalise.Normalisation,
+  group: Group,
+  origin: Place,
+  size: Place,
+  *,
+  axis: int = 0,
+) -> np.ndarray:
+  """Reads a box of the image as the network sees it: float32 [z, y, x, channels].
+
+  Statistics are those of the volume, for a group of one section those of its file. Arguments as for
+  `read_block`.
+  """
+  block = read_block(split.image, group, origin, size, axis=axis)
+  statistics = None
+  if normalisation.needs_volume:
+    statistics = split.volume_statistics(group[0], joined=len(group) > 1)
+  return np.stack([normalisation.apply(plane, statistics) for plane in block])
+
+
+def _exchange(place: Place, axis: int) -> tuple[int, ...]:
+  exchanged = list(place)
+  exchanged[0], exchanged[axis] = exchanged[axis], exchanged[0]
+  return tuple(exchanged)
+
+
+def _cut(array: np.ndarray, origin: Place, size: Place) -> np.ndarray:
+  """Cuts [y, x] (+ channels) at `origin`; what lies beyond the array is mirrored."""
+  window = array[origin[0] : origin[0] + size[0], origin[1] : origin[1] + size[1]]
+  missing = [(0, s - n) for s, n in zip(size, window.shape, strict=False)]
+  if not any(after for _, after in missing):
+    return window
+  return np.pad(window, missing + [(0, 0)] * (array.ndim - 2), mode='symmetric')
