@@ -4,12 +4,14 @@
 (variables, image) -> class probabilities.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -30,27 +32,33 @@ def make_train_step(
   config: config_lib.Config,
   mesh: Mesh,
   *,
-  augmented: bool = True,
+  class_counts: np.ndarray | None = None,
 ) -> StepFn:
-  """Builds the training step: augment, forward, loss, backward, update.
+  """Builds the training step: augment, forward, loss, backward, update, average.
 
   The batch is what `data.pipeline` yields, split over `data`. Random numbers depend on (seed, step,
   example index) only. Under one jit BatchNorm's batch statistics are those of the global batch,
-  however many devices share it. Without `augmented` the batch must have the size of the patch.
+  however many devices share it; they move at every batch, also where several batches make one
+  update of the parameters.
+
+  Args:
+    model, optimizer, schedule, mesh: what `config` describes; the schedule is over updates.
+    config: the run's configuration.
+    class_counts: voxels per class in the training labels, for losses that weight classes by them.
 
   Returns:
     A function of (state, batch) to be jitted with the state donated. Its metrics are scalars:
-    'loss', each loss term, 'learning_rate' and 'grad_norm' (global, before clipping).
+    'loss', each loss term, 'learning_rate' (of this batch's update, or of the one that it will be
+    part of) and 'grad_norm' (global, of this batch, before clipping).
   """
-  terms = {name: (term.weight, term.options) for name, term in config.loss.terms.items()}
   augment_key = seed_key(config.train.seed, 'augment')
   dropout_key = seed_key(config.train.seed, 'dropout')
 
   def step_fn(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-    if augmented:
-      key = jax.random.fold_in(augment_key, state.step)
-      batch = augment.augment(batch, key, options=config.augment, patch=config.data.patch)
+    key = jax.random.fold_in(augment_key, state.step)
+    batch = augment.augment(batch, key, options=config.augment, patch=config.data.patch)
     batch = sharding.constrain_patches(batch, mesh)
+    counts = None if class_counts is None else jnp.asarray(class_counts, jnp.float32)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
       outputs, updates = model.apply(
@@ -60,28 +68,51 @@ def make_train_step(
         mutable=['batch_stats'],
         rngs={'dropout': jax.random.fold_in(dropout_key, state.step)},
       )
-      loss, parts = losses.total_loss(
-        outputs, batch['label'], batch['weight'], terms=terms, aux_weight=config.loss.aux_weight
-      )
+      loss, parts = losses.total_loss(outputs, batch, params, loss=config.loss, class_counts=counts)
       return loss, (parts, updates.get('batch_stats', {}))
 
     (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {
       'loss': loss,
       **parts,
-      'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
+      'learning_rate': state.rate_scale * schedule(state.step // config.optim.accumulate),
       'grad_norm': optax.tree.norm(grads),
     }
-    state = TrainState(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,
-      opt_state=opt_state,
-    )
-    return state, metrics
+    return _update(state, grads, batch_stats, optimizer, config.optim), metrics
 
   return step_fn
+
+
+def _update(
+  state: TrainState,
+  grads: Any,
+  batch_stats: Any,
+  optimizer: optax.GradientTransformation,
+  options: config_lib.Optim,
+) -> TrainState:
+  """The state after one more batch."""
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  updates = jax.tree.map(lambda u: state.rate_scale * u, updates)
+  params, step, ema = optax.apply_updates(state.params, updates), state.step + 1, {}
+  if options.ema is not None:
+    ema = _average(state.ema, params, step, options.accumulate, options.ema)
+  return state.replace(
+    step=step, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
+  )
+
+
+def _average(ema: Any, params: Any, step: jax.Array, accumulate: int, decay: float) -> Any:
+  """The average e_n of the parameters p_1 ... p_n after n updates, unchanged between updates.
+
+      e_n = sum_k decay^(n - k) p_k / sum_k decay^(n - k),   k = 1 ... n
+
+  It is the exponential moving average with Adam's correction (Kingma and Ba 2015, §3): without it
+  the random start would still weigh decay^n, which is much where a run is short.
+  """
+  n = step // accumulate
+  share = (1.0 - decay) / -jnp.expm1(n * math.log(decay))  # (1 - d) / (1 - d^n)
+  share = jnp.where(step % accumulate == 0, share, 0.0)
+  return optax.incremental_update(params, ema, share)
 
 
 def compile_train_step(
@@ -98,12 +129,15 @@ def compile_train_step(
 
 
 def predict_variables(state: TrainState) -> dict[str, Any]:
-  """The collections that a forward pass in evaluation mode needs."""
-  return {'params': state.params, 'batch_stats': state.batch_stats}
+  """The collections that a forward pass in evaluation mode needs; the average where one is kept."""
+  return {'params': state.ema or state.params, 'batch_stats': state.batch_stats}
 
 
 def make_predict_step(model: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
-  """Builds (variables, image [B, Y, X, C] f32) -> probabilities [B, Y, X, num_classes] f32."""
+  """Builds (variables, image [B, *spatial, C] f32) -> probabilities [B, *spatial, K] f32.
+
+  K = 2 also where the network has one sigmoid output.
+  """
 
   def predict_fn(variables: dict[str, Any], image: jax.Array) -> jax.Array:
     logits = model.apply(variables, image, train=False)['logits']
