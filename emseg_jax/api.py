@@ -15,12 +15,13 @@ import numpy as np
 from emseg_jax import config as config_lib
 from emseg_jax import config_io, experiment, trainer, workdir
 from emseg_jax import evaluate as evaluate_lib
+from emseg_jax import fuse as fuse_lib
 from emseg_jax import predict as predict_lib
 from emseg_jax.data import pairs
 from emseg_jax.errors import ConfigError, DataError
 from emseg_jax.report.figures import Case
 
-__all__ = ['evaluate', 'predict', 'report', 'score', 'train']
+__all__ = ['evaluate', 'fuse', 'predict', 'report', 'score', 'train']
 
 LOGGER = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ def evaluate(
   result = evaluate_lib.evaluate_split(
     predictor,
     data,
+    extra_metrics=config.eval.metrics,
     should_stop=should_stop,
     on_prediction=lambda index, prediction: evaluate_lib.write_class_map(
       evaluate_lib.class_map_path(folder, split, index), prediction
@@ -119,7 +121,7 @@ def score(
   """Scores segmentation files made elsewhere with the classes and label mapping of a configuration.
 
   Args:
-    config: task and data.label_mapping are used.
+    config: task, data.label_mapping and eval are used.
     predictions: image, folder or stack.
     labels: ground truth of the same kind.
     output: JSON file to write; None: only printed.
@@ -127,9 +129,7 @@ def score(
   Raises:
     DataError: the files do not match or hold values that are not mapped.
   """
-  result = evaluate_lib.score_files(
-    predictions, labels, task=config.task, label_mapping=config.data.label_mapping
-  )
+  result = evaluate_lib.score_files(predictions, labels, config=config)
   LOGGER.info('%s\n%s', predictions, evaluate_lib.format_evaluation(result))
   if output is not None:
     evaluate_lib.write_evaluation(result, output, step=None, split=str(predictions))
@@ -155,6 +155,37 @@ def predict(
   written = predict_lib.predict_files(predictor, source, output, should_stop=should_stop)
   LOGGER.info('-> %s', ', '.join(str(path) for path in written))
   return written
+
+
+def fuse(
+  configs: Sequence[config_lib.Config],
+  folders: Sequence[Path],
+  source: Path,
+  output: Path,
+  *,
+  should_stop: StopFn = _never,
+) -> Path:
+  """Segments with several binary networks and writes one map of all their structures.
+
+  Args:
+    configs: the runs' configurations, perhaps with other tiles.
+    folders: work directories; the i-th one's foreground becomes the value i + 1.
+    source: image, folder or stack.
+    output: file or folder to write.
+    should_stop: asked between batches of tiles.
+
+  Raises:
+    EmsegError: a checkpoint, the data or the output cannot be used.
+  """
+  predictors = []
+  for config, folder in zip(configs, folders, strict=True):
+    _check_same_network(config, folder)
+    predictors.append(predict_lib.load_predictor(config, folder))
+  path = fuse_lib.fuse_files(predictors, source, output, should_stop=should_stop)
+  for value, (config, folder) in enumerate(zip(configs, folders, strict=True), start=1):
+    LOGGER.info('%d: %s (%s)', value, config.task.classes[1], folder)
+  LOGGER.info('-> %s', path)
+  return path
 
 
 def report(config: config_lib.Config, folder: Path, *, command: str | None = None) -> Path:
@@ -220,7 +251,7 @@ _NETWORK_FIELDS = (
   'data.channels',
   'model.name',
   'model.options',
-  'optim.optimizer',
+  'optim',
   'task.classes',
 )
 

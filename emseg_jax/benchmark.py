@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from emseg_jax import augment, collectives, experiment, flops, sharding, train_step
+from emseg_jax import augment, collectives, experiment, flops, losses, sharding, train_step
 from emseg_jax.config import Config
 from emseg_jax.train_state import parameter_count
 
@@ -99,7 +99,7 @@ def benchmark(config: Config) -> Result:
     setup.schedule,
     config,
     setup.mesh,
-    augmented=len(config.data.patch) == 2,
+    class_counts=np.ones(len(config.task.classes), np.float32),
   )
   step, step_seconds = _timed(
     lambda: train_step.compile_train_step(step_fn, state, batch, setup.mesh)
@@ -130,7 +130,7 @@ def _random_batch(config: Config) -> dict[str, np.ndarray]:
   """What the data pipeline would deliver, of random numbers."""
   rng = np.random.default_rng(config.train.seed)
   patch = config.data.patch
-  size = augment.read_size(config.augment, patch) if len(patch) == 2 else patch
+  size = augment.read_size(config.augment, patch)
   shape = (config.train.batch_size, *size)
   return {
     'image': rng.normal(size=(*shape, config.data.channels)).astype(np.float32),
@@ -138,6 +138,7 @@ def _random_batch(config: Config) -> dict[str, np.ndarray]:
     'weight': np.ones(shape, np.float32),
     'index': np.arange(shape[0], dtype=np.int32),
     'valid': np.tile(np.array(size, np.int32), (shape[0], 1)),
+    **{name: rng.random(shape, np.float32) for name in losses.host_targets(config.loss)},
   }
 
 

@@ -206,7 +206,7 @@ def _judge_contrast(splits: dict[str, list[Measured]]) -> Iterator[Problem]:
 
 
 def _judge_patch(config: Config, train: Sequence[Measured]) -> Iterator[Problem]:
-  y, x = config.data.patch
+  y, x = config.data.patch[-2:]
   small = [m for m in train if m.section.shape[0] < y or m.section.shape[1] < x]
   if small:
     size_y, size_x = small[0].section.shape

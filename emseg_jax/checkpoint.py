@@ -42,6 +42,9 @@ class Meta:
     data: fingerprint of the training data.
     config: the configuration, JSON form.
     versions: package name -> version that wrote it.
+    since_best: evaluations since the best one.
+    since_cut: of these, those since the learning rate was last reduced.
+    finished: training ended before train.steps, for lack of improvement.
   """
 
   step: int
@@ -52,6 +55,9 @@ class Meta:
   data: str
   config: dict[str, Any]
   versions: dict[str, str]
+  since_best: int = 0
+  since_cut: int = 0
+  finished: bool = False
 
 
 @dataclasses.dataclass

@@ -36,9 +36,12 @@ MODES
   report     write report.html again
   models     print all networks with their size, cost and receptive field; needs no --config
   benchmark  time training and prediction of --config on this machine, with random images
+  fuse       RUN RUN ...: segment --input with several binary networks into one map, --output
+  compare    RUN RUN ...: one table and figures of finished runs, in the folder --output
 
 FLAGS
-  --config=C      FILE.py[:ARG], FILE.json, or one of: {configs}
+  --config=C      FILE.py[:ARG], FILE.json, or one of:
+{configs}
                   optional where --workdir already holds a run
   --workdir=DIR   folder of the run: configuration, checkpoints, metrics, report
   --mode=M        one of the modes above
@@ -66,15 +69,15 @@ def text(*, fields: bool) -> str:
   """Returns the help; with `fields`, the reference of all configuration fields below it."""
   from emseg_jax import models
 
-  base = TEXT.format(configs=', '.join(config_io.shipped()), models=_wrapped(models.MODELS))
+  base = TEXT.format(configs=_wrapped(config_io.shipped(), indent=18), models=_wrapped(models.MODELS))
   if not fields:
     return base
   return base + '\nCONFIGURATION\n' + '\n'.join(_fields(Config, 'config')) + '\n'
 
 
-def _wrapped(names: Iterable[str]) -> str:
-  indent = '  '
-  return textwrap.fill(', '.join(names), 96, initial_indent=indent, subsequent_indent=indent)
+def _wrapped(names: Iterable[str], *, indent: int = 2) -> str:
+  blank = ' ' * indent
+  return textwrap.fill(', '.join(names), 96, initial_indent=blank, subsequent_indent=blank)
 
 
 def _fields(section: type[pydantic.BaseModel], prefix: str) -> Iterator[str]:

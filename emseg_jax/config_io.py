@@ -53,6 +53,10 @@ FREE_FIELDS = (
 )
 
 
+# Dictionaries whose order counts: the first matching group decides, and terms are summed in order.
+ORDERED_FIELDS = ('loss.terms', 'optim.groups')
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
   """Returns "; did you mean X?" for the closest known name, or nothing."""
   close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -130,7 +134,7 @@ def from_json(path: Path) -> Config:
 
 def to_json(config: Config) -> str:
   """Returns the complete JSON form, every default included; `from_json` reads it back."""
-  return json.dumps(config.model_dump(mode='json'), indent=2, sort_keys=True) + '\n'
+  return json.dumps(config.model_dump(mode='json'), indent=2) + '\n'
 
 
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
@@ -259,6 +263,8 @@ def _compare(old: Any, new: Any, where: str) -> Iterator[str]:
   if where in FREE_FIELDS:
     return
   if isinstance(old, dict) and isinstance(new, dict):
+    if where in ORDERED_FIELDS and list(old) != list(new) and old.keys() == new.keys():
+      yield f'{where} (order {list(old)} -> {list(new)})'
     for key in sorted(old.keys() | new.keys()):
       path = f'{where}.{key}' if where else key
       yield from _compare(old.get(key, _UNSET), new.get(key, _UNSET), path)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from emseg_jax import baselines as baselines_lib
 from emseg_jax import config as config_lib
 from emseg_jax import config_io, metrics
-from emseg_jax.data import pairs
+from emseg_jax.data import blocks, pairs
 from emseg_jax.errors import DataError, OutputError
 from emseg_jax.predict import Predictor
 
@@ -25,6 +26,7 @@ __all__ = [
   'ImageScore',
   'class_map_path',
   'evaluate_split',
+  'flat_scores',
   'format_evaluation',
   'score_files',
   'write_class_map',
@@ -32,7 +34,6 @@ __all__ = [
 ]
 
 COUNT_CHUNK = 2**18  # pixels per call of the jitted count: one shape, so one compilation
-MAX_GREY_BINS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Evaluation:
   scores: `metrics.scores` of it.
   baselines: name -> scores of the two trivial predictions, chosen on these very images.
   images: scores image by image.
+  extras: what `metrics.Collector` gathered beside the confusion matrix.
+  intervals: bootstrap intervals over images, score -> (low, high); empty for a single image.
   seconds: wall time.
   """
 
@@ -61,6 +64,8 @@ class Evaluation:
   scores: dict[str, Any]
   baselines: dict[str, dict[str, Any]]
   images: tuple[ImageScore, ...]
+  extras: dict[str, Any]
+  intervals: dict[str, Any]
   seconds: float
 
   def to_json(self, *, step: int | None, split: str) -> dict[str, Any]:
@@ -72,6 +77,8 @@ class Evaluation:
       'scores': self.scores,
       'baselines': self.baselines,
       'images': [dataclasses.asdict(image) for image in self.images],
+      'extras': self.extras,
+      'intervals': self.intervals,
       'seconds': self.seconds,
       'voxels': int(self.confusion.sum()),
     }
@@ -81,15 +88,17 @@ def evaluate_split(
   predictor: Predictor,
   split: pairs.Split,
   *,
+  extra_metrics: Sequence[str] = (),
   baselines: bool = True,
   should_stop: Callable[[], bool] | None = None,
   on_prediction: Callable[[int, np.ndarray], None] | None = None,
 ) -> Evaluation:
-  """Predicts and scores every section of a split.
+  """Predicts and scores every section of a split; networks for volumes see whole volumes.
 
   Args:
     predictor: a loaded predictor.
     split: sections with labels.
+    extra_metrics: names as in eval.metrics.
     baselines: also compute the trivial baselines.
     should_stop: asked between batches of tiles.
     on_prediction: called with each section's index and its uint8 class map [Y, X].
@@ -98,74 +107,88 @@ def evaluate_split(
     DataError: the split is empty or has an unlabelled section.
     Interrupted: `should_stop` said so.
   """
+  config = predictor.config
+  collector = metrics.Collector(tuple(extra_metrics), config.task.classes)
 
   def predictions() -> Iterator[np.ndarray]:
-    for index in range(len(split)):
-      image = split.network_image(index, predictor.normalisation)
-      prediction = np.argmax(predictor.probabilities(image, should_stop), axis=-1).astype(np.uint8)
-      if on_prediction is not None:
-        on_prediction(index, prediction)
-      yield prediction
+    for group in blocks.groups(split, len(config.data.patch)):
+      probabilities = predictor.group_probabilities(split, group, should_stop)
+      prediction = np.argmax(probabilities, axis=-1).astype(np.uint8)
+      sections = prediction if len(group) > 1 else prediction[None]
+      if extra_metrics:
+        label = np.stack([split.label(i) for i in group]).reshape(prediction.shape)
+        collector.add(prediction, label, probabilities)
+      for index, section in zip(group, sections, strict=True):
+        if on_prediction is not None:
+          on_prediction(index, section)
+        yield section
 
-  return _score(split, predictions(), predictor.config.task.classes, baselines)
+  return _score(split, predictions(), config, collector, baselines)
 
 
-def score_files(
-  predictions: Path, labels: Path, *, task: config_lib.Task, label_mapping: dict[int, int] | None
-) -> Evaluation:
-  """Scores segmentation files made by any program against label files.
+def score_files(predictions: Path, labels: Path, *, config: config_lib.Config) -> Evaluation:
+  """Scores segmentation files made by any program against label files, section by section.
 
   Args:
     predictions: image, folder or stack of label values.
-    labels: ground truth of the same kind; both are mapped with `label_mapping`.
-    task: class names and the ignored value.
-    label_mapping: file value -> class index.
+    labels: ground truth of the same kind; both are mapped with data.label_mapping.
+    config: its sections task, data and eval.
 
   Raises:
     DataError: they do not match, or hold a value that is not mapped.
   """
-  data = config_lib.Data(label_mapping=label_mapping)
+  task, mapping = config.task, config.data.label_mapping
+  data = config_lib.Data(label_mapping=mapping)
   source = config_lib.Source(images=str(predictions), labels=str(labels))
   split = pairs.open_split([source], task=task, data=data, palette='index')
+  collector = metrics.Collector(config.eval.metrics, task.classes)
 
   def mapped() -> Iterator[np.ndarray]:
     for index, section in enumerate(split.sections):
-      yield pairs.map_labels(
+      prediction = pairs.map_labels(
         split.image(index),
         num_classes=len(task.classes),
-        label_mapping=label_mapping,
+        label_mapping=mapping,
         ignore_value=None,
         name=f'{predictions}, {section.name}',
       )
+      if config.eval.metrics:
+        collector.add(prediction, split.label(index), None)
+      yield prediction
 
-  return _score(split, mapped(), task.classes, baselines=False)
+  return _score(split, mapped(), config, collector, baselines=False)
 
 
 def _score(
   split: pairs.Split,
   predictions: Iterator[np.ndarray],
-  classes: Sequence[str],
+  config: config_lib.Config,
+  collector: metrics.Collector,
   baselines: bool,
 ) -> Evaluation:
   if len(split) == 0:
     raise DataError('the split to evaluate has no sections; set its sources in the configuration')
-  began = time.perf_counter()
-  total = np.zeros((len(classes), len(classes)), np.int64)
-  images = []
+  began, classes = time.perf_counter(), config.task.classes
+  counts, images = [], []
   for index, prediction in enumerate(predictions):
-    confusion = _count(prediction, split.label(index), len(classes))
-    total += confusion
-    if confusion.sum():  # an image whose labels are all ignored has no score
-      scores = metrics.scores(confusion, classes)
+    counts.append(_count(prediction, split.label(index), len(classes)))
+    if counts[-1].sum():  # an image whose labels are all ignored has no score
+      scores = metrics.scores(counts[-1], classes)
       name = split.sections[index].name
       images.append(ImageScore(index, name, scores['accuracy'], scores['miou']))
-  found = _baselines(split, total, classes) if baselines else {}
+  total = np.sum(counts, axis=0)
+  found = baselines_lib.trivial_baselines(split, total, classes) if baselines else {}
+  intervals = metrics.intervals(
+    np.stack(counts), classes, confidence=config.eval.confidence, seed=config.train.seed
+  )
   return Evaluation(
     classes=tuple(classes),
     confusion=total,
     scores=metrics.scores(total, classes),
     baselines=found,
     images=tuple(images),
+    extras=collector.result(),
+    intervals=intervals or {},
     seconds=time.perf_counter() - began,
   )
 
@@ -185,39 +208,9 @@ def _count(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.nd
   return total
 
 
-def _baselines(
-  split: pairs.Split, confusion: np.ndarray, classes: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-  """Majority class and best grey threshold, both the best possible on these images."""
-  edges = _grey_edges(split)
-  histograms = np.zeros((len(classes), len(edges) - 1), np.int64)
-  for index in range(len(split)):
-    grey, label = _grey(split.image(index)), split.label(index)
-    for k in range(len(classes)):
-      histograms[k] += np.histogram(grey[label == k], bins=edges)[0]
-  majority = metrics.majority(confusion)
-  threshold = metrics.best_threshold(histograms, edges)
-  return {
-    'majority': {**majority, 'class': classes[majority['class']]},
-    'threshold': {
-      **threshold,
-      'below': classes[threshold['below']],
-      'above': classes[threshold['above']],
-    },
-  }
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-  return image if image.ndim == 2 else image.mean(axis=-1)
-
-
-def _grey_edges(split: pairs.Split) -> np.ndarray:
-  """Histogram edges: one bin per grey value for 8-bit images, else 4096 bins over the range."""
-  if all(s.image_volume.dtype == np.uint8 for s in split.sections):
-    return np.arange(257, dtype=np.float64)
-  low = min(float(image.min()) for image in split.images())
-  high = max(float(image.max()) for image in split.images())
-  return np.linspace(low, np.nextafter(max(high, low + 1e-6), np.inf), MAX_GREY_BINS + 1)
+def flat_scores(evaluation: Evaluation) -> dict[str, float]:
+  """The scores of a whole set by the names that eval.best uses; undefined ones are left out."""
+  return metrics.flat(evaluation.scores) | metrics.flat(evaluation.extras)
 
 
 def format_evaluation(evaluation: Evaluation) -> str:

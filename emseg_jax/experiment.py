@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from emseg_jax import augment, losses, metrics, models, optim, pretrained, sharding, train_state
 from emseg_jax import config as config_lib
-from emseg_jax import losses, models, optim, pretrained, sharding, train_state
 from emseg_jax.errors import ConfigError
 
 __all__ = [
@@ -34,7 +34,7 @@ class Experiment:
   config: what it was built from.
   mesh: all devices.
   model: the network.
-  schedule: step -> learning rate.
+  schedule: update -> learning rate.
   optimizer: the optax transformation.
   """
 
@@ -44,15 +44,8 @@ class Experiment:
   schedule: optax.Schedule
   optimizer: optax.GradientTransformation
 
-  @property
-  def _init_shape(self) -> tuple[int, int, int, int]:
-    # Parameters do not depend on the batch or on the extent; small is quick to trace.
-    return (2, *self.config.data.patch, self.config.data.channels)
-
   def _create(self) -> train_state.TrainState:
-    return train_state.create(
-      self.model, self.optimizer, seed=self.config.train.seed, shape=self._init_shape
-    )
+    return _create(self.config, self.model, self.optimizer)
 
   def abstract_state(self) -> train_state.TrainState:
     """Shapes, dtypes and shardings of the state, nothing computed."""
@@ -74,7 +67,22 @@ class Experiment:
       return state
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     filled, _ = pretrained.load_pretrained(variables, self.config.model.init_from)
+    if state.ema:  # a copy: the state is donated, no array may be in it twice
+      filled |= {'ema': jax.tree.map(jnp.copy, filled['params'])}
     return state.replace(**jax.device_put(filled, replicated))
+
+
+def _create(
+  config: config_lib.Config, model: nn.Module, optimizer: optax.GradientTransformation
+) -> train_state.TrainState:
+  return train_state.create(
+    model,
+    optimizer,
+    seed=config.train.seed,
+    # Parameters do not depend on the batch.
+    shape=(2, *config.data.patch, config.data.channels),
+    ema=config.optim.ema is not None,
+  )
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -127,20 +135,25 @@ def validate(config: config_lib.Config) -> list[str]:
     ConfigError: a network or loss option is unknown or impossible.
   """
   model = validate_network(config)
-  if len(model.divisor) == 3:
-    raise ConfigError(
-      f'config.model.name={config.model.name!r}: a network for volumes; reading and cutting '
-      'volumes is not built yet, only --mode=models and --mode=benchmark take it'
-    )
+  _validate_loss(config)
   try:
-    losses.validate_terms({n: (t.weight, t.options) for n, t in config.loss.terms.items()})
+    augment.validate(config.augment, config.data.patch)
   except ValueError as error:
-    raise ConfigError(f'config.loss.terms: {error}') from error
-  if config.optim.warmup_steps >= config.train.steps:
+    raise ConfigError(f'config.{error}') from error
+  known = metrics.known_scores(config.task.classes, config.eval.metrics)
+  if config.eval.best not in known:
     raise ConfigError(
-      f'config.optim.warmup_steps={config.optim.warmup_steps}: must be below train.steps='
-      f'{config.train.steps}'
+      f'config.eval.best={config.eval.best!r}: is not one of the scores {", ".join(known)}; '
+      'eval.metrics adds others'
     )
+  tile = config.predict.tile
+  if tile and len(tile) != len(config.data.patch):
+    raise ConfigError(
+      f'config.predict.tile={tile}: needs as many axes as data.patch={config.data.patch}'
+    )
+  optimizer = optim.make_optimizer(config.optim, steps=config.train.steps)
+  if config.optim.groups or config.optim.weight_decay:
+    jax.eval_shape(lambda: _create(config, model, optimizer))  # patterns have to match something
   remarks = []
   sizes = {'data.patch': config.data.patch, 'predict.tile': config.predict.tile}
   for field, size in sizes.items():
@@ -164,6 +177,39 @@ def validate(config: config_lib.Config) -> list[str]:
       f'multiple of 2 x mesh.space x the stride of {config.model.name} = {least}'
     )
   return remarks
+
+
+def _validate_loss(config: config_lib.Config) -> None:
+  """Checks the loss terms, and that the network has the outputs they are for."""
+  try:
+    losses.validate_terms(
+      config.loss, num_logits=config.task.num_logits, axes=len(config.data.patch)
+    )
+    of_logits = all(
+      losses.LOSSES[t.loss or n].outputs == ('logits',) and t.output in (None, 'logits')
+      for n, t in config.loss.terms.items()
+    )
+    if not of_logits or isinstance(config.loss.aux_weight, dict):
+      jax.eval_shape(lambda: _one_loss(config))
+  except ValueError as error:
+    raise ConfigError(f'config.{error}') from error
+
+
+def _one_loss(config: config_lib.Config) -> jax.Array:
+  """The loss of one empty batch in training; only its shape is asked for."""
+  model = make_model(config, dtype=jnp.dtype('float32'))
+  shape = (2, *config.data.patch)
+  keys = {'params': jax.random.key(0), 'dropout': jax.random.key(0)}
+  outputs, variables = model.init_with_output(
+    keys, jnp.zeros((*shape, config.data.channels)), train=True
+  )
+  targets = {name: jnp.zeros(shape) for name in losses.host_targets(config.loss)}
+  batch = {'label': jnp.zeros(shape, jnp.int32), 'weight': jnp.ones(shape), **targets}
+  counts = jnp.ones(len(config.task.classes))
+  total, _ = losses.total_loss(
+    outputs, batch, variables['params'], loss=config.loss, class_counts=counts
+  )
+  return total
 
 
 def describe_start(config: config_lib.Config) -> str:

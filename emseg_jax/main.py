@@ -1,7 +1,7 @@
 """The command line: flags, logging, devices, one mode. The work itself is in `api`.
 
 python -m emseg_jax.main --config=CONFIG --workdir=DIR [--mode=MODE]
-[--config.SECTION.FIELD=VALUE ...]
+[--config.SECTION.FIELD=VALUE ...] [RUN ...]
 """
 
 import json
@@ -22,7 +22,18 @@ from emseg_jax.interrupt import StopFlag, catch_signals
 __all__ = ['main', 'run']
 
 LOGGER = logging.getLogger('emseg_jax')
-MODES = ('train', 'evaluate', 'predict', 'check', 'report', 'models', 'benchmark')
+MODES = (
+  'train',
+  'evaluate',
+  'predict',
+  'check',
+  'report',
+  'models',
+  'benchmark',
+  'fuse',
+  'compare',
+)
+TAKE_RUNS = ('fuse', 'compare')  # their work directories follow the flags
 
 
 def _define_flags() -> flags.FlagValues:
@@ -53,9 +64,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
   _log_to_stderr()
   try:
-    values, overrides = _parse(argv)
+    values, overrides, runs = _parse(argv)
     if values.mode == 'models':
       _models(values)
+      return 0
+    if values.mode in TAKE_RUNS:
+      with catch_signals() as stop:
+        _with_runs(values, overrides, runs, stop)
       return 0
     config = _load_config(values, overrides)
     with catch_signals() as stop:
@@ -66,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str], list[Path]]:
   prefix = '--config.'
   overrides = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
   values = _define_flags()
@@ -74,9 +89,9 @@ def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     rest = values([a for a in argv if not a.startswith(prefix)])
   except flags.Error as error:
     raise ConfigError(f'{error}; --help lists all flags') from error
-  if len(rest) > 1:
+  if len(rest) > 1 and values.mode not in TAKE_RUNS:
     raise ConfigError(f'{rest[1]!r} is not a flag; flags start with --, see --help')
-  return values, overrides
+  return values, overrides, [Path(run) for run in rest[1:]]
 
 
 def _load_config(values: flags.FlagValues, overrides: Sequence[str]) -> Config:
@@ -132,6 +147,30 @@ def _dispatch(values: flags.FlagValues, config: Config, stop: StopFlag, *, comma
     api.predict(config, folder, Path(values.input), Path(values.output), should_stop=stop)
   else:
     LOGGER.info('-> %s', api.report(config, folder, command=None))
+
+
+def _with_runs(
+  values: flags.FlagValues, overrides: Sequence[str], runs: Sequence[Path], stop: StopFlag
+) -> None:
+  """The modes that work on several work directories."""
+  mode = values.mode
+  for name in ('input', 'output') if mode == 'fuse' else ('output',):
+    if not getattr(values, name):
+      raise ConfigError(f'--mode={mode}: needs --{name}')
+  if not runs:
+    raise ConfigError(f'--mode={mode}: needs work directories behind the flags')
+  from emseg_jax import workdir
+
+  configs = [config_io.apply_overrides(workdir.read_config(run), overrides) for run in runs]
+  if mode == 'compare':
+    from emseg_jax.report import compare
+
+    print(compare.write_comparison(runs, configs, Path(values.output)))
+    return
+  _prepare_devices(configs[0])
+  from emseg_jax import api
+
+  api.fuse(configs, runs, Path(values.input), Path(values.output), should_stop=stop)
 
 
 def _check(values: flags.FlagValues, config: Config) -> None:

@@ -7,7 +7,7 @@ evaluation and prediction all use it.
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -16,20 +16,24 @@ import numpy as np
 from emseg_jax import config as config_lib
 from emseg_jax import experiment, sharding, tiling, train_step
 from emseg_jax.checkpoint import Checkpoints, Meta
-from emseg_jax.data import normalise, pairs, volumes, writers
+from emseg_jax.data import blocks, normalise, pairs, volumes, writers
 from emseg_jax.errors import DataError, OutputError
 from emseg_jax.train_state import TrainState
 
-__all__ = ['Predictor', 'load_predictor', 'predict_files', 'tile_size']
+__all__ = ['Predictor', 'check_type', 'load_predictor', 'predict_files', 'tile_size']
 
 LOGGER = logging.getLogger(__name__)
 
 StopFn = Callable[[], bool]
 
 
-def tile_size(config: config_lib.Config) -> tuple[int, int]:
-  """predict.tile, or twice the patch: more context and less overlap than the patch itself."""
-  return config.predict.tile or tuple(2 * size for size in config.data.patch)
+def tile_size(config: config_lib.Config) -> tuple[int, ...]:
+  """predict.tile, or by default twice a 2D patch: more context and less overlap than the patch.
+
+  A volume's patch is as large as memory allows, usually: then the tile is the patch.
+  """
+  patch = config.data.patch
+  return config.predict.tile or (patch if len(patch) == 3 else tuple(2 * size for size in patch))
 
 
 class Predictor:
@@ -64,7 +68,7 @@ class Predictor:
     self._variables = train_step.predict_variables(state)
 
   def probabilities(self, image: np.ndarray, should_stop: StopFn | None = None) -> np.ndarray:
-    """Normalised image [Y, X, C] f32 -> probabilities [Y, X, num_classes] f32.
+    """Normalised image [*spatial, C] f32 -> probabilities [*spatial, num_classes] f32.
 
     Raises:
       Interrupted: `should_stop` said so between two batches of tiles.
@@ -85,6 +89,19 @@ class Predictor:
       num_classes=len(self.config.task.classes),
       should_stop=should_stop,
     )
+
+  def group_probabilities(
+    self, split: pairs.Split, group: Sequence[int], should_stop: StopFn | None = None
+  ) -> np.ndarray:
+    """Probabilities of one of `blocks.groups`: [Y, X, K] of a section, [Z, Y, X, K] of a volume.
+
+    Raises:
+      Interrupted: see `probabilities`.
+    """
+    volume = len(self.config.data.patch) == 3
+    sections = [split.network_image(i, self.normalisation, joined=volume) for i in group]
+    image = np.stack(sections) if volume else sections[0]
+    return self.probabilities(image, should_stop)
 
 
 def load_predictor(config: config_lib.Config, workdir: Path) -> Predictor:
@@ -128,7 +145,7 @@ def predict_files(
   """
   config = predictor.config
   volume = volumes.open_volume(source)
-  _warn_of_other_type(volume, predictor.normalisation)
+  check_type(volume, predictor.normalisation)
   split = pairs.Split.of_images(volume)
   values = _file_values(config)
   kind = config.predict.probabilities
@@ -140,14 +157,15 @@ def predict_files(
     raise OutputError(f'{output}: cannot be written: {error.strerror}') from error
 
   def label_sections() -> Iterator[np.ndarray]:
-    for index in range(len(volume)):
-      image = split.network_image(index, predictor.normalisation)
-      probabilities = predictor.probabilities(image, should_stop)
-      if kind:
-        scaled = np.round(probabilities * np.iinfo(kind).max).astype(kind)
-        np.save(Path(spool.name) / f'{index}.npy', scaled)
-      LOGGER.info('%d/%d %s', index + 1, len(volume), volume.names[index])
-      yield values[np.argmax(probabilities, axis=-1)]
+    for group in blocks.groups(split, len(config.data.patch)):
+      probabilities = predictor.group_probabilities(split, group, should_stop)
+      sections = probabilities.reshape(len(group), *probabilities.shape[-3:])
+      for index, section in zip(group, sections, strict=True):
+        if kind:
+          scaled = np.round(section * np.iinfo(kind).max).astype(kind)
+          np.save(Path(spool.name) / f'{index}.npy', scaled)
+        LOGGER.info('%d/%d %s', index + 1, len(volume), volume.names[index])
+        yield values[np.argmax(section, axis=-1)]
 
   def map_sections(k: int) -> Iterator[np.ndarray]:
     for index in range(len(volume)):
@@ -170,7 +188,7 @@ def _file_values(config: config_lib.Config) -> np.ndarray:
   return np.array(values, np.uint8 if fits_uint8 else np.uint16)
 
 
-def _warn_of_other_type(volume: volumes.Volume, normalisation: normalise.Normalisation) -> None:
+def check_type(volume: volumes.Volume, normalisation: normalise.Normalisation) -> None:
   """Fixed statistics of 8-bit images make nonsense of 16-bit ones, and the other way round.
 
   Raises:

@@ -16,11 +16,20 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from emseg_jax import augment, evaluate, experiment, sharding, train_step, workdir
 from emseg_jax import config as config_lib
+from emseg_jax import (
+  evaluate,
+  experiment,
+  sharding,
+  train_input,
+  train_state,
+  train_step,
+  verdict,
+  workdir,
+)
 from emseg_jax.checkpoint import Checkpoints, Meta
-from emseg_jax.data import normalise, pairs, pipeline
-from emseg_jax.errors import CheckpointError, DataError, Interrupted, TrainingError
+from emseg_jax.data import normalise, pairs
+from emseg_jax.errors import CheckpointError, Interrupted, TrainingError
 from emseg_jax.metric_writer import MetricWriter
 from emseg_jax.predict import Predictor
 from emseg_jax.progress import Progress
@@ -63,12 +72,7 @@ def train(
     EmsegError: configuration, data, devices, checkpoints or output cannot be used; one of its
       subclasses.
   """
-  splits = {
-    name: pairs.open_split(getattr(config.data, name), task=config.task, data=config.data)
-    for name in ('train', 'validation')
-  }
-  if len(splits['train']) == 0:
-    raise DataError('data.train: its sources hold no sections')
+  splits = train_input.open_splits(config)
   setup = experiment.set_up(config, batch_size=config.train.batch_size)
   workdir.claim(folder, config, extend=extend)
   with (
@@ -76,6 +80,8 @@ def train(
     contextlib.closing(Checkpoints(folder / 'checkpoints', keep=config.train.keep)) as checkpoints,
   ):
     state, meta = _restore_or_start(setup, checkpoints, splits['train'])
+    if extend:
+      meta = dataclasses.replace(meta, finished=False, since_best=0, since_cut=0)
     loop = _Loop(setup, splits, checkpoints, folder, state, meta, should_stop)
     try:
       return loop.run()
@@ -104,7 +110,7 @@ def _restore_or_start(
     step=0,
     evaluated_step=-1,
     best_step=-1,
-    best_score=-math.inf,
+    best_score=verdict.NO_SCORE,
     normalisation=record.to_json(),
     data=fingerprint,
     config=config.model_dump(mode='json'),
@@ -136,24 +142,11 @@ class _Loop:
     self._window: list[dict[str, float]] = []
     normalisation = normalise.Normalisation.from_json(meta.normalisation)
     self._predictor = Predictor(setup, normalisation)
-    region = augment.read_size(self._config.augment, self._config.data.patch)
-    dataset = pipeline.train_dataset(
-      splits['train'],
-      region=region,
-      normalisation=normalisation,
-      seed=self._config.train.seed,
-      batch_size=self._config.train.batch_size,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
-    self._batches = pipeline.train_iterator(
-      dataset,
-      start_step=meta.step,
-      threads=self._config.data.threads,
-      prefetch=self._config.data.prefetch,
-    )
-    _describe(setup, splits, state, region)
-    self._step_fn = self._compile(dataset[0]) if meta.step < self._config.train.steps else None
+    dataset = train_input.training_batches(self._config, splits['train'], normalisation)
+    self._batches = train_input.batches_from(dataset, meta.step, self._config.data)
+    _describe(setup, splits, state)
+    counts = train_input.class_counts(self._config, splits['train'])
+    self._step_fn = None if self._is_over() else self._compile(dataset[0], counts)
     self._writer = MetricWriter(
       folder,
       restored_step=meta.step,
@@ -166,13 +159,16 @@ class _Loop:
       batch_size=self._config.train.batch_size,
     )
 
-  def _compile(self, example: dict[str, np.ndarray]) -> train_step.StepFn:
+  def _compile(
+    self, example: dict[str, np.ndarray], class_counts: np.ndarray | None
+  ) -> train_step.StepFn:
     step = train_step.make_train_step(
       self._setup.model,
       self._setup.optimizer,
       self._setup.schedule,
       self._config,
       self._setup.mesh,
+      class_counts=class_counts,
     )
     batch = sharding.put_batch(example, self._setup.mesh)
     began = time.perf_counter()
@@ -183,18 +179,21 @@ class _Loop:
   def run(self) -> TrainResult:
     while True:
       try:
-        improved = self._evaluation_is_due() and self._evaluate()
+        save = self._evaluation_is_due() and self._evaluate()
       except Interrupted:
         self._save_and_stop()
-      if improved or self._save_is_due():
+      if save or self._save_is_due():
         self._save()
-      if self._meta.step >= self._config.train.steps:
+      if self._is_over():
         break
       if self._should_stop():
         self._save_and_stop()
       self._train_one_step()
     self._checkpoints.wait()
     return TrainResult(self._meta.step, self._meta.best_step, self._meta.best_score)
+
+  def _is_over(self) -> bool:
+    return self._meta.finished or self._meta.step >= self._config.train.steps
 
   def close(self) -> None:
     self._progress.close()
@@ -250,28 +249,37 @@ class _Loop:
     return due and step > 0 and len(self._validation) > 0 and self._meta.evaluated_step != step
 
   def _evaluate(self) -> bool:
-    """Scores validation; returns whether it is the best so far."""
+    """Scores validation and judges it; returns whether a checkpoint is due for that."""
     self._fetch(keep=0)
     self._predictor.load(self._state)
+    best = self._config.eval.best
     result = evaluate.evaluate_split(
-      self._predictor, self._validation, baselines=False, should_stop=self._should_stop
+      self._predictor,
+      self._validation,
+      # Scores that cost more than a pass over the voxels wait for the end, unless they decide.
+      extra_metrics=[
+        m for m in self._config.eval.metrics if m == 'soft' or best.startswith(f'{m}/')
+      ],
+      baselines=False,
+      should_stop=self._should_stop,
     )
-    step, scores = self._meta.step, result.scores
-    scalars = {f'validation/{name}': scores[name] for name in ('miou', 'accuracy', 'mean_dice')}
-    for name, row in scores['per_class'].items():
-      scalars[f'validation/iou/{name}'] = row['iou']
-    self._writer.write(step, scalars)
-    score = scores[self._config.eval.best]
-    improved = score > self._meta.best_score
+    scores = evaluate.flat_scores(result)
+    self._writer.write(self._meta.step, {f'validation/{n}': v for n, v in scores.items()})
+    found = verdict.judge(self._meta, scores.get(best), self._config)
+    self._meta = found.meta
+    if found.reduce_rate:
+      self._state = train_state.reduce_rate(self._state, self._config.optim.plateau_factor)
+    shown = {n: scores.get(n) for n in dict.fromkeys(('miou', 'accuracy', best))}
     self._progress.say(
-      f'step {step}: validation mIoU {scores["miou"]:.4f}, accuracy {scores["accuracy"]:.4f} '
-      f'({result.seconds:.1f} s){", the best so far" if improved else ""}'
+      f'step {self._meta.step}: validation '
+      + ', '.join(f'{n} {"-" if v is None else format(v, ".4f")}' for n, v in shown.items())
+      + f' ({result.seconds:.1f} s)'
+      + (', the best so far' if found.improved else '')
+      + (', learning rate reduced' if found.reduce_rate else '')
+      + (', no improvement: the end' if self._meta.finished else '')
     )
-    self._meta = dataclasses.replace(self._meta, evaluated_step=step)
-    if improved:
-      self._meta = dataclasses.replace(self._meta, best_step=step, best_score=score)
     self._progress.restart()
-    return improved
+    return found.improved or found.reduce_rate or self._meta.finished
 
   def _save_is_due(self) -> bool:
     step = self._meta.step
@@ -293,10 +301,7 @@ class _Loop:
 
 
 def _describe(
-  setup: experiment.Experiment,
-  splits: dict[str, pairs.Split],
-  state: TrainState,
-  region: tuple[int, int],
+  setup: experiment.Experiment, splits: dict[str, pairs.Split], state: TrainState
 ) -> None:
   """Prints what is about to be trained on what."""
   config = setup.config
@@ -308,5 +313,6 @@ def _describe(
     setup.mesh.devices.flat[0].device_kind,
     ', '.join(f'{len(split)} {name} sections' for name, split in splits.items()),
   )
+  region = train_input.region(config)
   if region != config.data.patch:
     LOGGER.info('Reading regions of %s for patches of %s.', region, config.data.patch)

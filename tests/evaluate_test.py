@@ -23,7 +23,9 @@ class BrightIsSquare:
     self.config = config_lib.Config(task=TASK)
     self.normalisation = normalise.Normalisation('dataset', 1, 0.0, 1.0, 'uint8')
 
-  def probabilities(self, image, should_stop=None):
+  def group_probabilities(self, split, group, should_stop=None):
+    (index,) = group
+    image = split.network_image(index, self.normalisation)
     if should_stop is not None and should_stop():
       raise errors.Interrupted('stopped')
     bright = (image[..., 0] >= self.threshold).astype(np.float32)

@@ -1,5 +1,7 @@
 """What a configuration is turned into, and which ones are refused before anything is computed."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -121,6 +123,25 @@ def test_a_patch_of_another_rank_than_the_network_is_refused():
     experiment.validate(_config(patch=(8, 16, 16)))
 
 
-def test_training_on_volumes_is_refused_as_long_as_none_are_read():
-  with pytest.raises(ConfigError, match=r'a network for volumes.*not built yet'):
-    experiment.validate(_config('unet3d', patch=(8, 16, 16)))
+def test_a_network_for_volumes_is_taken_with_a_patch_of_three_axes():
+  assert experiment.validate(_config('unet3d', patch=(8, 16, 16))) == []
+
+
+@pytest.mark.parametrize(
+  ('section', 'fields', 'message'),
+  [
+    ('loss', {'terms': {'dise': {}}}, "unknown loss 'dise'; did you mean 'dice'"),
+    ('loss', {'terms': {'mse': {}}}, "no output 'centreline'; it has logits"),
+    ('loss', {'terms': {'x': {'loss': 'l2', 'options': {'pattern': 'zzz'}}}}, "'zzz'"),
+    ('eval', {'best': 'miuo'}, "config.eval.best='miuo': is not one of the scores accuracy, miou"),
+    ('eval', {'best': 'soft/dice'}, 'eval.metrics adds others'),
+    ('augment', {'flip': 'zyx'}, 'flip'),
+    ('predict', {'tile': (4, 32, 32)}, 'needs as many axes as data.patch'),
+    ('optim', {'groups': {'^nothing': 2.0}}, 'nothing'),
+    ('optim', {'warmup_steps': 2000}, 'below train.steps'),
+  ],
+)
+def test_what_the_types_cannot_see_is_refused_before_training(section, fields, message):
+  raw = _config().model_dump() | {section: fields}
+  with pytest.raises(ConfigError, match=re.escape(message)):
+    experiment.validate(Config.model_validate(raw))

@@ -9,15 +9,17 @@ from typing import Self
 
 import pydantic
 
-from emseg_jax.config.base import Section, parse_arg
-from emseg_jax.config.data import Augment, Data, Phantom, Source, Task
-from emseg_jax.config.learning import Loss, LossTerm, Model, Optim, Train
+from emseg_jax.config.augment import Augment, Defects
+from emseg_jax.config.base import Section, parse_arg, pick
+from emseg_jax.config.data import Data, Phantom, Proximity, Sampling, Source, Task
+from emseg_jax.config.learning import Loss, LossTerm, Model, Optim, Train, Weighting
 from emseg_jax.config.running import Eval, Mesh, Predict, Run
 
 __all__ = [
   'Augment',
   'Config',
   'Data',
+  'Defects',
   'Eval',
   'Loss',
   'LossTerm',
@@ -26,12 +28,16 @@ __all__ = [
   'Optim',
   'Phantom',
   'Predict',
+  'Proximity',
   'Run',
+  'Sampling',
   'Section',
   'Source',
   'Task',
   'Train',
+  'Weighting',
   'parse_arg',
+  'pick',
 ]
 
 

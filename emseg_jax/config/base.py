@@ -1,6 +1,7 @@
 """What the sections of a configuration are made of: their base class and the types of fields."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 from pydantic import Field
@@ -17,6 +18,7 @@ __all__ = [
   'Size',
   'SizeYX',
   'parse_arg',
+  'pick',
 ]
 
 Positive = Annotated[int, Field(gt=0)]
@@ -26,6 +28,7 @@ Colour = Annotated[str, Field(pattern='^#[0-9a-fA-F]{6}$')]
 SizeYX = tuple[Positive, Positive]
 Size = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
 Range = tuple[float, float]
+T = TypeVar('T')
 
 
 class Section(pydantic.BaseModel):
@@ -36,21 +39,37 @@ class Section(pydantic.BaseModel):
   )
 
 
-def parse_arg(arg: str, **defaults: str | bool) -> dict[str, Any]:
-  """Parses the part of `--config=FILE:ARG` behind the colon: 'key=value,switch,...'.
+def parse_arg(arg: str, *, choices: tuple[str, ...] = (), **defaults: str | bool) -> dict[str, Any]:
+  """Parses the part of `--config=FILE:ARG` behind the colon: 'choice,key=value,switch,...'.
 
   Args:
     arg: the text; empty gives the defaults.
+    choices: words of which one may come first; found under 'choice', the first if none is given.
     **defaults: known keys; those with a boolean default are switches, named alone.
 
   Raises:
     ConfigError: a key is not known.
   """
   found = dict(defaults)
-  for part in filter(None, arg.split(',')):
+  parts = [part for part in arg.split(',') if part]
+  if choices:
+    found['choice'] = parts.pop(0) if parts and parts[0] in choices else choices[0]
+  for part in parts:
     key, equals, value = part.partition('=')
     if key not in defaults or isinstance(defaults[key], bool) == bool(equals):
       forms = [k if isinstance(v, bool) else f'{k}=...' for k, v in defaults.items()]
-      raise ConfigError(f'--config=...:{arg}: {part!r} is not one of: {", ".join(forms)}')
+      first = f'first one of {", ".join(choices)}; then ' if choices else ''
+      raise ConfigError(f'--config=...:{arg}: {part!r} is not one of: {first}{", ".join(forms)}')
     found[key] = value if equals else True
   return found
+
+
+def pick(arg: str, options: Mapping[str, T], key: str) -> T:
+  """options[key]; a ConfigError that lists the keys if there is none.
+
+  Raises:
+    ConfigError: no such key.
+  """
+  if key not in options:
+    raise ConfigError(f'--config=...:{arg}: {key!r} is not one of: {", ".join(options)}')
+  return options[key]

@@ -1,4 +1,4 @@
-"""Sections on what is segmented and what is learnt from: task, data, augmentation."""
+"""Sections on what is segmented and what is learnt from: task, data, sampling."""
 
 from typing import Annotated, Literal, Self
 
@@ -6,17 +6,17 @@ import pydantic
 from pydantic import Field
 
 from emseg_jax.config.base import (
-  BelowOne,
   Colour,
   NonNegative,
   Positive,
-  Range,
   Section,
   Size,
   SizeYX,
 )
 
-__all__ = ['Augment', 'Data', 'Phantom', 'Source', 'Task']
+__all__ = ['Data', 'Phantom', 'Proximity', 'Sampling', 'Source', 'Task']
+
+Length = Annotated[float, Field(gt=0)]
 
 
 class Task(Section):
@@ -54,10 +54,13 @@ class Task(Section):
 
 
 class Phantom(Section):
-  """Synthetic electron-microscopy sections, generated on the fly: no files needed."""
+  """Synthetic electron-microscopy sections or volumes, generated on the fly: no files needed."""
 
-  count: Positive = Field(8, description='number of sections')
+  count: Positive = Field(8, description='number of sections, or of volumes')
   size: SizeYX = Field((256, 256), description='section size (y, x) in pixels')
+  depth: Annotated[int, Field(ge=2)] | None = Field(
+    None, description='sections per volume; None: unrelated sections'
+  )
   seed: Annotated[int, Field(ge=0)] = Field(0, description='another seed, other tissue')
 
 
@@ -69,7 +72,14 @@ class Source(Section):
   slices: str | None = Field(
     None,
     pattern='^(-?[0-9]+)?:(-?[0-9]+)?(:[1-9][0-9]*)?$',
-    description="sections to use, as 'start:stop[:step]' in name or stack order; None: all",
+    description="sections to use, as 'start:stop[:step]' in name or stack order; None: all; of "
+    'each volume, if a phantom has several',
+  )
+  fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+    1.0, description='share of these sections that is used, the first ones'
+  )
+  weight: Annotated[float, Field(gt=0)] = Field(
+    1.0, description='how often examples come from here, relative to the number of sections'
   )
   phantom: Phantom | None = Field(None, description='use synthetic sections instead of files')
 
@@ -78,6 +88,66 @@ class Source(Section):
     if (self.images is None) == (self.phantom is None):
       raise ValueError('give either images (a path) or phantom, one of the two')
     return self
+
+
+class Sampling(Section):
+  """Which places become training examples."""
+
+  kind: Literal['random', 'foreground', 'balanced', 'grid', 'tiles'] = Field(
+    'random',
+    description='random: uniform; foreground: random until min_foreground is reached; balanced: '
+    'random until no class exceeds max_share; grid: every stride voxels, the last one flush with '
+    'the border; tiles: the fewest patches that cover the volume',
+  )
+  tries: Positive = Field(50, description='draws until foreground or balanced gives up')
+  min_foreground: Annotated[float, Field(ge=0, le=1)] = Field(
+    1 / 80, description='share of voxels that are not class 0'
+  )
+  max_share: Annotated[float, Field(gt=0, le=1)] = Field(
+    0.75, description='largest share of one class, of at least two'
+  )
+  stride: Size | None = Field(None, description='of grid; None: half a patch')
+  positive_copies: Positive = Field(
+    1, description='of grid and tiles: how often a place with foreground occurs per pass'
+  )
+  random_share: Annotated[float, Field(ge=0, le=1)] = Field(
+    0.0, description='of grid and tiles: share of examples drawn as by foreground instead'
+  )
+  planes_share: Annotated[float, Field(ge=0, le=1)] = Field(
+    0.0,
+    description='share of examples whose z axis is y or x of the volume, for voxels of equal size',
+  )
+
+  @pydantic.model_validator(mode='after')
+  def _check(self) -> Self:
+    of_a_grid = self.positive_copies > 1 or self.random_share > 0
+    if of_a_grid and self.kind not in ('grid', 'tiles'):
+      raise ValueError(
+        f"positive_copies and random_share need kind grid or tiles, not '{self.kind}'"
+      )
+    return self
+
+
+class Proximity(Section):
+  """The target of centreline terms: 1 on the centreline of the foreground, less further away.
+
+  The foreground are all classes but the first.
+  """
+
+  alpha: Annotated[float, Field(gt=0, le=20)] = Field(3.0, description='steepness of the decrease')
+  radius: Annotated[float, Field(gt=0, le=1000)] = Field(
+    15.0, description='distance from which on it is 0, voxels in the plane'
+  )
+  mask: bool = Field(False, description='0 outside the foreground, too')
+  max_hole: Annotated[int, Field(ge=0)] = Field(
+    500, description='holes of up to so many voxels are filled before the centreline is sought'
+  )
+  dimensions: Literal[2, 3] | None = Field(
+    None, description='2: centrelines of sections; 3: of volumes; None: as many as data.patch has'
+  )
+  voxel_size: tuple[Length, Length, Length] | None = Field(
+    None, description='(z, y, x) in nm; None: as in the files, cubes where they do not say'
+  )
 
 
 class Data(Section):
@@ -107,29 +177,15 @@ class Data(Section):
   patch: Size = Field(
     (128, 128), description='size (y, x), or (z, y, x), of what the network trains on'
   )
+  sampling: Sampling = Field(Sampling(), description='which places become training examples')
+  proximity: Proximity = Field(Proximity(), description='target of centreline terms')
   threads: Annotated[int, Field(ge=0, le=256)] = Field(4, description='reader threads')
   prefetch: Annotated[int, Field(ge=1)] = Field(4, description='batches prepared ahead')
   cache_gb: NonNegative = Field(2.0, description='decoded sections kept in memory, GB per process')
 
-
-class Augment(Section):
-  """Random changes of training patches, made on the device; all off at evaluation."""
-
-  flip: Literal['yx', 'x', 'y', 'off'] = Field('yx', description='axes mirrored, half the time')
-  rotate90: bool = Field(True, description='turn by 0, 90, 180 or 270 degrees (square patches)')
-  resize: Range = Field((1.0, 1.0), description='zoom range; (0.5, 2.0) in PmcaNet')
-  brightness: Annotated[float, Field(ge=0, le=10)] = Field(
-    0.0, description='largest shift, in standard deviations of the patch'
-  )
-  contrast: BelowOne = Field(0.0, description='largest relative change of contrast')
-  gamma: BelowOne = Field(0.0, description='largest |log2| of the gamma exponent')
-  noise: Annotated[float, Field(ge=0, le=10)] = Field(
-    0.0, description='largest sigma of Gaussian noise, in standard deviations of the patch'
-  )
-
-  @pydantic.field_validator('resize')
-  @classmethod
-  def _check_resize(cls, value: Range) -> Range:
-    if not 0.1 <= value[0] <= value[1] <= 10:
-      raise ValueError('needs 0.1 <= low <= high <= 10')
-    return value
+  @pydantic.model_validator(mode='after')
+  def _check(self) -> Self:
+    stride = self.sampling.stride
+    if stride is not None and len(stride) != len(self.patch):
+      raise ValueError(f'sampling.stride={stride} needs as many axes as patch={self.patch}')
+    return self

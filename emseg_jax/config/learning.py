@@ -1,12 +1,13 @@
 """Sections on how is learnt: network, loss, optimiser, training."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
+import pydantic
 from pydantic import Field
 
 from emseg_jax.config.base import BelowOne, NonNegative, Positive, Section
 
-__all__ = ['Loss', 'LossTerm', 'Model', 'Optim', 'Train']
+__all__ = ['Loss', 'LossTerm', 'Model', 'Optim', 'Train', 'Weighting']
 
 
 class Model(Section):
@@ -22,51 +23,108 @@ class Model(Section):
   )
 
 
+class Weighting(Section):
+  """Voxel weights of one loss term, made from the labels of the batch on the device."""
+
+  name: Literal['class', 'adaptive', 'contour', 'volume', 'volume_contour'] = Field(
+    'class', description='which rule; see losses/weighting.py'
+  )
+  options: dict[str, Any] = Field({}, description="the rule's own keyword arguments")
+
+
 class LossTerm(Section):
   """One weighted summand of the loss."""
 
+  loss: str | None = Field(None, description="which loss; None: the term's own name")
   weight: NonNegative = Field(1.0, description='factor of this term')
+  output: str | None = Field(
+    None, description='which output of the network; None: the one that the loss is made for'
+  )
+  weighting: Weighting | None = Field(None, description='voxel weights; None: all alike')
   options: dict[str, Any] = Field({}, description="the loss function's own keyword arguments")
 
 
 class Loss(Section):
   """The loss: a sum of named, weighted terms. The default is PmcaNet's CE + 3 Dice."""
 
-  terms: dict[Literal['ce', 'dice'], LossTerm] = Field(
+  terms: dict[str, LossTerm] = Field(
     {'ce': LossTerm(weight=1.0), 'dice': LossTerm(weight=3.0)},
     min_length=1,
-    description='loss name -> weight and options',
+    description='name -> loss, weight and options',
   )
-  aux_weight: NonNegative = Field(
-    0.4, description='cross-entropy weight of each auxiliary head, for networks that have one'
+  aux_weight: NonNegative | dict[str, NonNegative] = Field(
+    0.4, description='cross-entropy weight of auxiliary heads: of all alike, or by name'
   )
+
+  @pydantic.field_validator('terms')
+  @classmethod
+  def _check_names(cls, terms: dict[str, LossTerm]) -> dict[str, LossTerm]:
+    taken = {'loss', 'learning_rate', 'grad_norm'} & terms.keys()
+    if taken:
+      raise ValueError(f'{taken.pop()!r} is logged already; give the term another name')
+    return terms
 
 
 class Optim(Section):
-  """Optimiser and learning-rate schedule."""
+  """Optimiser and learning-rate schedule; all lengths are in optimiser updates."""
 
-  optimizer: Literal['sgd', 'adamw'] = Field('sgd', description='sgd has momentum')
+  optimizer: Literal['sgd', 'adam', 'adamw', 'radam', 'adagrad'] = Field(
+    'sgd', description='sgd has momentum'
+  )
   learning_rate: Annotated[float, Field(gt=0, le=100)] = Field(0.01, description='initial rate')
   momentum: BelowOne = Field(0.9, description='of sgd')
-  betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description='of adamw')
-  weight_decay: NonNegative = Field(
-    5e-4, description='on kernels only; added to the gradient for sgd, decoupled for adamw'
+  betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description='of adam, adamw, radam')
+  epsilon: Annotated[float, Field(gt=0)] = Field(1e-8, description='of all but sgd')
+  weight_decay: NonNegative = Field(5e-4, description='on the parameters that decay_on matches')
+  decay: Literal['auto', 'coupled', 'decoupled'] = Field(
+    'auto',
+    description='coupled: added to the gradient; decoupled: to the update; auto: decoupled for '
+    'adamw only',
   )
-  schedule: Literal['poly', 'constant'] = Field('poly', description='rate over the steps')
+  decay_on: str = Field('kernel$', description='regular expression on parameter paths a/b/kernel')
+  groups: dict[str, NonNegative] = Field(
+    {}, description='regular expression on parameter paths -> factor of the learning rate'
+  )
+  schedule: Literal['poly', 'constant', 'step', 'time', 'cosine'] = Field(
+    'poly', description='rate over the updates'
+  )
   power: Annotated[float, Field(gt=0)] = Field(0.9, description='of poly: (1 - t/T)^power')
+  floor: NonNegative = Field(0.0, description='lowest rate of poly, step, time and cosine')
+  decay_every: Positive | None = Field(None, description='of step: updates between two decays')
+  decay_at: tuple[Positive, ...] = Field((), description='of step: updates of the decays')
+  decay_factor: Annotated[float, Field(gt=0)] = Field(
+    0.1, description='of step: factor; of time: rate / (1 + decay_factor t)'
+  )
   warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description='linear from 0 at the start')
+  plateau_factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    None, description='factor when eval.best has not improved; None: off'
+  )
+  plateau_patience: Positive = Field(3, description='evaluations without improvement until then')
   clip_norm: Annotated[float, Field(gt=0)] | None = Field(
     None, description='largest global gradient norm; None: no clipping'
   )
+  accumulate: Positive = Field(1, description='batches whose mean gradient makes one update')
+  ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    None, description='decay of an average of the parameters, used at evaluation; None: off'
+  )
+
+  @pydantic.model_validator(mode='after')
+  def _check(self) -> Self:
+    if self.schedule == 'step' and (self.decay_every is None) == (not self.decay_at):
+      raise ValueError('schedule=step needs either decay_every or decay_at')
+    return self
 
 
 class Train(Section):
   """How long, how much at once, how often."""
 
-  steps: Positive = Field(1000, description='optimiser updates in all')
+  steps: Positive = Field(1000, description='batches in all')
   batch_size: Positive = Field(8, description='patches per step over all devices')
   seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description='of everything random')
   log_every: Positive = Field(20, description='steps between log lines')
   eval_every: Positive = Field(250, description='steps between evaluations of validation')
+  early_stop: Positive | None = Field(
+    None, description='evaluations without improvement of eval.best that end the run; None: off'
+  )
   checkpoint_every: Positive = Field(250, description='steps between checkpoints')
   keep: Positive = Field(2, description='latest checkpoints kept, beside the best')

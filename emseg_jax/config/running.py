@@ -4,16 +4,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from emseg_jax.config.base import Positive, Section, SizeYX
+from emseg_jax.config.base import Positive, Section, Size
 
 __all__ = ['Eval', 'Mesh', 'Predict', 'Run']
+
+Metric = Literal['soft', 'thresholds', 'boundary', 'border', 'rand', 'isbi2012', 'instances']
 
 
 class Eval(Section):
   """Scoring on whole images."""
 
-  best: Literal['miou', 'accuracy', 'mean_dice'] = Field(
-    'miou', description='validation score that picks the best checkpoint'
+  best: str = Field(
+    'miou', description='validation score that picks the best checkpoint, such as iou/CLASS'
+  )
+  metrics: tuple[Metric, ...] = Field(
+    (), description='scores beside those of the confusion matrix; see emseg_jax/metrics'
+  )
+  confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+    0.95, description='level of the bootstrap intervals over images'
   )
   checkpoint: Literal['best', 'latest'] = Field(
     'best', description='which checkpoint evaluate and predict use'
@@ -26,7 +34,9 @@ class Eval(Section):
 class Predict(Section):
   """Tiles fed to the network at evaluation and prediction, and what is written."""
 
-  tile: SizeYX | None = Field(None, description='tile size (y, x); None: twice the patch')
+  tile: Size | None = Field(
+    None, description='tile size (y, x) or (z, y, x); None: twice a 2D patch, or a 3D patch'
+  )
   overlap: Annotated[float, Field(ge=0, le=0.75)] = Field(
     0.25, description='share of a tile that neighbours overlap'
   )
@@ -48,9 +58,16 @@ class Run(Section):
   """Logging, caches, report: nothing here changes what is learnt."""
 
   tensorboard: bool = Field(True, description='write TensorBoard event files')
+  published: dict[str, float] = Field(
+    {}, description="a paper's scores for this very experiment, by the names of eval.best"
+  )
+  protocol: str = Field('', description='how training and scoring differ from the paper, if so')
   report: bool = Field(True, description='write report.html when training ends')
   report_cases: Positive = Field(4, description='worst and best images shown in the report')
   compile_cache: str | None = Field(
     '~/.cache/emseg_jax/xla', description='folder of compiled programs; None: off'
+  )
+  target_cache: str | None = Field(
+    '~/.cache/emseg_jax/targets', description='folder of computed targets; None: off'
   )
   deterministic: bool = Field(False, description='bit-reproducible GPU runs, slower; CPUs are')

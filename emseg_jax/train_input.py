@@ -1,0 +1,84 @@
+"""What training reads: its splits, their normalisation, and the batches of every step."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+
+from emseg_jax import augment, losses
+from emseg_jax import config as config_lib
+from emseg_jax.data import normalise, pairs, pipeline
+from emseg_jax.errors import DataError
+
+__all__ = ['batches_from', 'class_counts', 'open_splits', 'region', 'training_batches']
+
+
+def open_splits(config: config_lib.Config) -> dict[str, pairs.Split]:
+  """Opens the training and validation sources.
+
+  Raises:
+    DataError: there are no training sections, or sources cannot be used.
+  """
+  splits = {
+    name: pairs.open_split(getattr(config.data, name), task=config.task, data=config.data)
+    for name in ('train', 'validation')
+  }
+  if len(splits['train']) == 0:
+    raise DataError('data.train: its sources hold no sections')
+  return splits
+
+
+def region(config: config_lib.Config) -> tuple[int, ...]:
+  """Size of what the host cuts out for one patch, voxels."""
+  return augment.read_size(config.augment, config.data.patch)
+
+
+def training_batches(
+  config: config_lib.Config, split: pairs.Split, normalisation: normalise.Normalisation
+) -> grain.MapDataset:
+  """This process's share of every batch, by step; computes host targets first, where needed.
+
+  Raises:
+    DataError: the sampling does not fit the data.
+  """
+  cache = config.run.target_cache
+  return pipeline.train_dataset(
+    split,
+    patch=config.data.patch,
+    region=region(config),
+    sampling=config.data.sampling,
+    normalisation=normalisation,
+    targets=losses.host_targets(config.loss),
+    proximity=config.data.proximity,
+    cache=Path(os.path.expanduser(cache)) if cache else None,
+    seed=config.train.seed,
+    batch_size=config.train.batch_size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def batches_from(
+  dataset: grain.MapDataset, step: int, data: config_lib.Data
+) -> Iterator[dict[str, np.ndarray]]:
+  """The batches of step `step` and all later ones, read ahead by threads."""
+  return pipeline.train_iterator(
+    dataset, start_step=step, threads=data.threads, prefetch=data.prefetch
+  )
+
+
+def class_counts(config: config_lib.Config, split: pairs.Split) -> np.ndarray | None:
+  """Voxels per class of the training labels [K] float32; None unless a loss term asks for it.
+
+  Raises:
+    DataError: a section has no label.
+  """
+  if not losses.needs_class_counts(config.loss):
+    return None
+  counts = np.zeros(256, np.int64)
+  for index in range(len(split)):
+    counts += np.bincount(split.label(index).ravel(), minlength=256)
+  return counts[: len(config.task.classes)].astype(np.float32)
