@@ -69,7 +69,8 @@ def text(*, fields: bool) -> str:
   """Returns the help; with `fields`, the reference of all configuration fields below it."""
   from emseg_jax import models
 
-  base = TEXT.format(configs=_wrapped(config_io.shipped(), indent=18), models=_wrapped(models.MODELS))
+  configs = _wrapped(config_io.shipped(), indent=18)
+  base = TEXT.format(configs=configs, models=_wrapped(models.MODELS))
   if not fields:
     return base
   return base + '\nCONFIGURATION\n' + '\n'.join(_fields(Config, 'config')) + '\n'

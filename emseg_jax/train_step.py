@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from emseg_jax import augment, losses, sharding
+from emseg_jax import augment, losses, norm_statistics, sharding
 from emseg_jax import config as config_lib
 from emseg_jax.train_state import TrainState, seed_key
 
@@ -61,15 +61,19 @@ def make_train_step(
     counts = None if class_counts is None else jnp.asarray(class_counts, jnp.float32)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-      outputs, updates = model.apply(
-        {'params': params, 'batch_stats': state.batch_stats},
-        batch['image'],
-        train=True,
-        mutable=['batch_stats'],
-        rngs={'dropout': jax.random.fold_in(dropout_key, state.step)},
-      )
+      with norm_statistics.record_momenta() as momenta:
+        outputs, updates = model.apply(
+          {'params': params, 'batch_stats': state.batch_stats},
+          batch['image'],
+          train=True,
+          mutable=['batch_stats'],
+          rngs={'dropout': jax.random.fold_in(dropout_key, state.step)},
+        )
       loss, parts = losses.total_loss(outputs, batch, params, loss=config.loss, class_counts=counts)
-      return loss, (parts, updates.get('batch_stats', {}))
+      batch_stats = norm_statistics.grown_into(
+        state.batch_stats, updates.get('batch_stats', {}), momenta, state.step
+      )
+      return loss, (parts, batch_stats)
 
     (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     metrics = {

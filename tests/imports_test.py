@@ -32,6 +32,7 @@ ORDER = (
   'metrics',
   'optim',
   'train_state',
+  'norm_statistics',
   'train_step',
   'experiment',
   'benchmark',
