@@ -215,8 +215,9 @@ def _judge_patch(config: Config, train: Sequence[Measured]) -> Iterator[Problem]
       'train',
       'patch',
       f'{small[0].image_at}: is {size_y} x {size_x} (y x), smaller than data.patch {y} x {x}, as '
-      f'are {len(small)} of {len(train)} training images; the rest of the patch is padding of '
-      'weight 0; a smaller data.patch wastes less',
+      f'are {len(small)} of {len(train)} training images; the rest of the patch is '
+      + ('mirrored' if config.augment.fill == 'reflect' else 'padding of weight 0')
+      + '; a smaller data.patch wastes less',
     )
 
 

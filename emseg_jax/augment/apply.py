@@ -1,5 +1,6 @@
 """All changes of a batch, one after the other, and which of them fit a patch."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -60,37 +61,36 @@ def augment(
   region = batch['image'].shape[1:-1]
   if options.resize == (1.0, 1.0) and any(r < p for r, p in zip(region, patch, strict=True)):
     raise ValueError(f'region {region} is smaller than the patch {patch}')
-  whole = geometry.copies(options, patch)
-  targets = [name for name in TARGETS if name in batch]
+  names = 'image', 'label', 'weight', 'index', 'valid', *(name for name in TARGETS if name in batch)
+  change = functools.partial(_change, key=key, options=options, patch=patch)
+  return {**batch, **jax.vmap(change)({name: batch[name] for name in names})}
 
-  def augment_one(image, label, weight, targets, index, valid):
-    draws, keys = draw(jax.random.fold_in(key, index))
-    valid = jnp.minimum(valid, jnp.array(region))
-    places = geometry.source(draws, keys['elastic'], valid, options=options, patch=patch)
-    if options.fill == 'ignore':
-      seen = sample.inside(places, valid)
-    places = sample.mirrored(places, valid)
-    label, weight = (sample.nearest(field, places, valid) for field in (label, weight))
-    if options.fill == 'ignore':
-      weight = jnp.where(seen, weight, 0)
-    # Targets are interpolated as further channels, with the same coordinates.
-    channels = jnp.concatenate([image, *(t[..., None] for t in targets)], axis=-1)
-    channels = sample.linear(channels, places, valid, whole)
-    image = channels[..., : image.shape[-1]]
-    targets = [channels[..., image.shape[-1] + i] for i in range(len(targets))]
-    image = intensity.blur(image, draws, options)
-    image = defects.motion_blur(image, draws, options.defects)
-    image = intensity.recolour(image, draws, keys['noise'], options)
-    image = defects.occlude(image, draws, keys, options.defects)
-    return image, label, weight, targets
 
-  image, label, weight, moved = jax.vmap(augment_one)(
-    batch['image'],
-    batch['label'],
-    batch['weight'],
-    [batch[name] for name in targets],
-    batch['index'],
-    batch['valid'],
-  )
-  moved = dict(zip(targets, moved, strict=True))
-  return {**batch, 'image': image, 'label': label, 'weight': weight, **moved}
+def _change(
+  example: dict[str, jax.Array],
+  *,
+  key: jax.Array,
+  options: config.Augment,
+  patch: tuple[int, ...],
+) -> dict[str, jax.Array]:
+  """One example of `augment`: its image, label, weight and targets."""
+  image, weight = example['image'], example['weight']
+  targets = [name for name in TARGETS if name in example]
+  draws, keys = draw(jax.random.fold_in(key, example['index']))
+  valid = jnp.minimum(example['valid'], jnp.array(weight.shape))
+  places = geometry.source(draws, keys['elastic'], valid, options=options, patch=patch)
+  seen = sample.inside(places, valid)
+  places = sample.mirrored(places, valid)
+  label, weight = (sample.nearest(field, places, valid) for field in (example['label'], weight))
+  if options.fill == 'ignore':
+    weight = jnp.where(seen, weight, 0)
+  # Targets are interpolated as further channels, with the same coordinates.
+  channels = jnp.concatenate([image, *(example[t][..., None] for t in targets)], axis=-1)
+  channels = sample.linear(channels, places, valid, geometry.copies(options, patch))
+  image, *moved = jnp.split(channels, [*range(image.shape[-1], channels.shape[-1])], axis=-1)
+  image = intensity.blur(image, draws, options)
+  image = defects.motion_blur(image, draws, options.defects)
+  image = intensity.recolour(image, draws, keys['noise'], options)
+  image = defects.occlude(image, draws, keys, options.defects)
+  moved = {name: target[..., 0] for name, target in zip(targets, moved, strict=True)}
+  return {'image': image, 'label': label, 'weight': weight, **moved}

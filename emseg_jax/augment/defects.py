@@ -29,6 +29,7 @@ OF_VOLUMES = 'missing_section', 'misalignment', 'slice_shift'
 SMEAR = 4  # largest half length of motion blur, voxels
 DIRECTIONS = 64  # of it
 CURTAIN = 3  # voxels between the control points of stripes
+CURTAIN_STRENGTH = 2.0  # largest offset, standard deviations of the patch
 BAND_CONTRAST = 0.5  # largest relative change
 
 
@@ -130,12 +131,13 @@ def occlude(image: jax.Array, draws: Draws, keys: Keys, options: config.Defects)
 
 
 def _stripes(image: jax.Array, grey: intensity.Grey, draws: Draws, keys: Keys) -> jax.Array:
-  """+ U(0, 1) std s(x): a smooth s within -1..1, the same for all y and z, as milling leaves it."""
+  """+ U(0, 2) std s(x): a smooth s within -1..1, the same for all y and z, as milling leaves it."""
   size = (image.shape[-2],)
   values = elastic.control_points(keys['stripes'], 1, size, spacing=CURTAIN)
   offset = elastic.spline(values, size, spacing=CURTAIN) / elastic.LEVELS
   offset = offset.reshape([1] * (image.ndim - 2) + [-1, 1])
-  return image + times(draws['stripes_strength'] * grey.std, offset)
+  strength = CURTAIN_STRENGTH * draws['stripes_strength']
+  return image + times(strength * grey.std, offset)
 
 
 def _bands(image: jax.Array, grey: intensity.Grey, draws: Draws, keys: Keys) -> jax.Array:

@@ -16,7 +16,7 @@ from emseg_jax.augment.draws import uniform
 __all__ = ['LEVELS', 'control_points', 'spline']
 
 LEVELS = 2**11  # of values in 0..1; displacements of up to 8 voxels are rounded to 0.004
-SHARES = 2**12  # of weights; a product has 23 bits, a weighted mean no more
+SHARES = 2**12  # of weights, which add up to it or 1 more or less: sums have 23 bits
 
 
 def control_points(key: jax.Array, count: int, sizes: Sequence[int], *, spacing: int) -> jax.Array:
@@ -57,6 +57,4 @@ def _weights(size: int, points: int, spacing: int) -> np.ndarray:
   weights = np.zeros((points, size), np.float32)
   for k, share in enumerate(basis):
     weights[knot + k, np.arange(size)] = np.rint(SHARES * share)
-  # Rounded shares add up to SHARES again, or a constant field would not stay constant.
-  weights[knot + 1, np.arange(size)] += SHARES - weights.sum(axis=0)
   return weights

@@ -169,15 +169,15 @@ def test_a_cut_noise_box_has_noise_of_one_standard_deviation(size):
 
 
 @pytest.mark.parametrize('size', [IMAGE, VOLUME])
-def test_stripes_add_the_same_to_a_whole_column_and_less_than_one_standard_deviation(size):
+def test_stripes_add_the_same_to_a_whole_column_and_less_than_two_standard_deviations(size):
   before, after = spoilt('stripes', size)
   offset = (after['image'] - before['image'])[..., 0]
   columns = offset.reshape(COUNT, -1, size[-1])
   np.testing.assert_allclose(columns, columns[:, :1].repeat(columns.shape[1], axis=1), atol=1e-5)
   std = before['image'].reshape(COUNT, -1).std(axis=1)
-  assert np.max(np.abs(columns) / std[:, None, None]) < 1
+  assert 1 < np.max(np.abs(columns) / std[:, None, None]) < 2
   strength = columns[:, 0].std(axis=1) / std
-  assert strength.min() < 0.1 < 0.3 < strength.max()
+  assert strength.min() < 0.1 < 0.6 < strength.max()
   steps = np.abs(np.diff(columns[:, 0], axis=1)).mean(axis=1)
   assert np.all(steps < 1.2 * columns[:, 0].std(axis=1))  # neighbours are alike: sqrt(2) if not
 
