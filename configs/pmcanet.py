@@ -38,6 +38,7 @@ from emseg_jax.config import (
   pick,
 )
 from emseg_jax.config.published import Published, fold, folders, stacks
+from emseg_jax.errors import ConfigError
 
 # Accuracy and mean IoU of table 1: isbi2012, cardiac, sem_material.
 PUBLISHED = {
@@ -48,11 +49,35 @@ PUBLISHED = {
   'segvit': ((0.7688, 0.5891), (0.9846, 0.7482), (0.9962, 0.5668)),
   'pidnet': ((0.7218, 0.5383), (0.9792, 0.7614), (0.9964, 0.6273)),
 }
+# What tables 2 to 4 vary, the standard first.
+WORDS = {
+  'attention': ('laca', 'none', 'se', 'eca'),
+  'fusion': ('maf', 'add', 'multiply'),
+  'pool': ('avg', 'max'),
+  'pyramid': ('on', 'off'),
+}
+# Mean IoU and accuracy of tables 2 to 5, on sem_material; table 5 has no accuracy.
+ABLATED = {
+  'attention=none': (0.6549, 0.9962),
+  'attention=se': (0.6783, 0.9964),
+  'attention=eca': (0.6751, 0.9964),
+  'fusion=add': (0.6814, 0.9965),
+  'fusion=multiply': (0.6794, 0.9965),
+  'pool=max': (0.6674, 0.9965),
+  'pyramid=off': (0.5585, 0.9961),
+  'pool=max,pyramid=off': (0.5332, 0.9948),
+  'dice=0': (0.5120,),
+  'dice=1': (0.5568,),
+  'dice=2': (0.4029,),
+  'dice=4': (0.4416,),
+  'dice=5': (0.3495,),
+}
 DATA = ('isbi2012', 'cardiac', 'sem_material', 'superalloy', 'cdeep3m')
 
 
 def get_config(arg: str = '') -> Config:
   """See the text above for `arg`."""
+  standard = {key: words[0] for key, words in WORDS.items()} | {'ce': '1', 'dice': '3'}
   options = parse_arg(
     arg,
     choices=DATA,
@@ -60,16 +85,18 @@ def get_config(arg: str = '') -> Config:
     network='pmcanet',
     sections='30',
     fold='',
-    attention='laca',
-    fusion='maf',
-    pool='avg',
-    pyramid='on',
-    ce='1',
-    dice='3',
+    **standard,
     cpu=False,
   )
   name, network = options['choice'], options['network']
   pick(arg, PUBLISHED, network)
+  for key, words in WORDS.items():
+    pick(arg, dict.fromkeys(words), options[key])
+  ablation = ','.join(f'{k}={options[k]}' for k, v in standard.items() if options[k] != v)
+  if ablation and network != 'pmcanet':
+    raise ConfigError(f'--config=...:{arg}: {ablation} is for network=pmcanet only')
+  if (options['fold'] or options['sections'] != '30') and name != 'isbi2012':
+    raise ConfigError(f'--config=...:{arg}: sections and fold are for isbi2012 only')
   data = _data(name, options['root'] or f'data/{name}', options)
   small = name == 'isbi2012'
   patch = (128, 128) if small else (512, 512)
@@ -82,7 +109,7 @@ def get_config(arg: str = '') -> Config:
       patch=patch,
       sampling=Sampling(kind='balanced', tries=10, max_share=0.75),
     ),
-    augment=Augment(resize=(0.5, 2.0), flip='x', rotate90=False),
+    augment=Augment(resize=(0.5, 2.0), flip='x', rotate90=False, fill='ignore'),
     model=_model(network, patch, options),
     loss=_loss(network, options),
     optim=_optim(network, 0.01 if small else 0.005),
@@ -95,7 +122,7 @@ def get_config(arg: str = '') -> Config:
     ),
     # ISBI's sections are predicted whole, larger images by windows of 512 with a stride of 341.
     predict=Predict(tile=(512, 512), overlap=0.25 if small else 1 / 3),
-    run=Run(published=_published(name, network), protocol=_protocol(name)),
+    run=Run(published=_published(name, network, ablation), protocol=_protocol(name)),
   )
 
 
@@ -128,8 +155,7 @@ def _model(network: str, patch: tuple[int, int], options: dict[str, str]) -> Mod
     fields['grid'] = (patch[0] // 16, patch[1] // 16)
   if network == 'pmcanet':
     chosen = {key: options[key] for key in ('attention', 'fusion', 'pool')}
-    standard = {'attention': 'laca', 'fusion': 'maf', 'pool': 'avg'}
-    fields |= {key: value for key, value in chosen.items() if value != standard[key]}
+    fields |= {key: value for key, value in chosen.items() if value != WORDS[key][0]}
     fields |= {'bins': (1,)} if options['pyramid'] == 'off' else {}
   return Model(name=network, options=fields)
 
@@ -165,7 +191,10 @@ def _optim(network: str, learning_rate: float) -> Optim:
   return Optim(learning_rate=learning_rate, momentum=0.9, weight_decay=5e-4)
 
 
-def _published(name: str, network: str) -> dict[str, float]:
+def _published(name: str, network: str, ablation: str) -> dict[str, float]:
+  if ablation:
+    scores = ABLATED.get(ablation, ()) if name == 'sem_material' else ()
+    return dict(zip(('miou', 'accuracy'), scores, strict=False))
   if name not in ('isbi2012', 'cardiac', 'sem_material'):
     return {}
   accuracy, miou = PUBLISHED[network][('isbi2012', 'cardiac', 'sem_material').index(name)]

@@ -32,6 +32,7 @@ from emseg_jax.config import (
   pick,
 )
 from emseg_jax.config.published import Published, folders
+from emseg_jax.errors import ConfigError
 
 EPOCH = 15
 SETS = {
@@ -39,6 +40,7 @@ SETS = {
   'muscle': (('background', 'nuclei', 'fibre', 'border'), (300, 300), 10, 3),
   'superalloy': (('matrix', 'secondary', 'tertiary'), (256, 256), 8, 1),
 }
+STANDARD = {'filters': '16', 'blocks': '6', 'lstm': '1'}
 PUBLISHED = {
   'rat_liver': {'soft/dice': 0.899, 'soft/micro/iou': 0.859, 'soft/tanimoto': 0.916},
   'muscle': {'soft/dice': 0.888, 'soft/micro/iou': 0.844, 'soft/tanimoto': 0.907},
@@ -52,11 +54,12 @@ def get_config(arg: str = '') -> Config:
     choices=tuple(SETS),
     root='',
     network='rescrnet',
-    filters='16',
-    blocks='6',
-    lstm='1',
+    **STANDARD,
   )
   name, network = options['choice'], options['network']
+  changed = any(options[key] != value for key, value in STANDARD.items())
+  if changed and network != 'rescrnet':
+    raise ConfigError(f'--config=...:{arg}: {", ".join(STANDARD)} are for network=rescrnet only')
   _, size, batch_size, channels = SETS[name]
   data = _data(name, options['root'] or f'data/{name}')
   fields = pick(
@@ -99,7 +102,7 @@ def get_config(arg: str = '') -> Config:
     eval=Eval(best='soft/tanimoto', metrics=('soft',)),
     predict=Predict(tile=size),
     run=Run(
-      published=PUBLISHED.get(name, {}) if network == 'rescrnet' else {},
+      published=PUBLISHED.get(name, {}) if network == 'rescrnet' and not changed else {},
       protocol='stand-in data' if name == 'superalloy' else '',
     ),
   )

@@ -1,7 +1,7 @@
 """How fast a configuration trains and predicts on the devices at hand.
 
 Batches are random numbers that lie on the device already, so reading data is not part of it;
-augmentation is, for 2D networks. Rates are over whole steps, compilation excluded.
+augmentation is. Rates are over whole steps, compilation excluded.
 """
 
 import dataclasses

@@ -49,7 +49,7 @@ FLAGS
   --labels=PATH   ground truth for --mode=evaluate --input
   --output=PATH   result of predict; JSON file for check, benchmark and evaluate --input,
                   Markdown file for models
-  --extend        allow a larger train.steps than the run had
+  --extend        allow a larger train.steps than the run had, or go on after early stopping
   --help          this text;  --helpfull: and every field of the configuration
 
 OVERRIDES

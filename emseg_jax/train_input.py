@@ -20,14 +20,15 @@ def open_splits(config: config_lib.Config) -> dict[str, pairs.Split]:
   """Opens the training and validation sources.
 
   Raises:
-    DataError: there are no training sections, or sources cannot be used.
+    DataError: sources cannot be used, or have no labels.
   """
-  splits = {
-    name: pairs.open_split(getattr(config.data, name), task=config.task, data=config.data)
-    for name in ('train', 'validation')
-  }
-  if len(splits['train']) == 0:
-    raise DataError('data.train: its sources hold no sections')
+  splits = {}
+  for name in ('train', 'validation'):
+    split = pairs.open_split(getattr(config.data, name), task=config.task, data=config.data)
+    bare = [section.name for section in split.sections if section.label_volume is None]
+    if bare:  # of validation, it would otherwise be found at the first evaluation only
+      raise DataError(f'data.{name}: {bare[0]} has no label; set labels in its source')
+    splits[name] = split
   return splits
 
 
@@ -42,7 +43,8 @@ def training_batches(
   """This process's share of every batch, by step; computes host targets first, where needed.
 
   Raises:
-    DataError: the sampling does not fit the data.
+    DataError: the sampling or the targets do not fit the data.
+    OutputError: run.target_cache cannot be written.
   """
   cache = config.run.target_cache
   return pipeline.train_dataset(

@@ -80,7 +80,7 @@ def train(
     contextlib.closing(Checkpoints(folder / 'checkpoints', keep=config.train.keep)) as checkpoints,
   ):
     state, meta = _restore_or_start(setup, checkpoints, splits['train'])
-    if extend:
+    if extend and meta.finished:
       meta = dataclasses.replace(meta, finished=False, since_best=0, since_cut=0)
     loop = _Loop(setup, splits, checkpoints, folder, state, meta, should_stop)
     try:

@@ -36,11 +36,13 @@ def judge(meta: Meta, score: float | None, config: config_lib.Config) -> Verdict
 
   Args:
     meta: the record so far.
-    score: of eval.best; None (a class neither labelled nor predicted) is no improvement.
+    score: of eval.best; None (a class neither labelled nor predicted) and NaN are no improvement.
     config: eval.best, train.early_stop and the plateau options are used.
   """
-  improved = score is not None and (
-    meta.best_step < 0 or _better(score, meta.best_score, config.eval.best)
+  improved = (
+    score is not None
+    and math.isfinite(score)
+    and (meta.best_step < 0 or _better(score, meta.best_score, config.eval.best))
   )
   if improved:
     meta = dataclasses.replace(

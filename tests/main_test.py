@@ -8,7 +8,7 @@ import support
 import tifffile
 from PIL import Image
 
-from emseg_jax import config_io
+from emseg_jax import config_io, main
 
 
 @pytest.fixture(scope='module')
@@ -112,10 +112,30 @@ def test_the_report_is_written_again_on_request(run):
   assert 'square' in report.read_text()
 
 
+def test_a_comparison_shows_what_evaluation_and_training_wrote(run, capsys):
+  capsys.readouterr()
+  assert support.run_main('--mode=compare', f'{run}/run', f'--output={run}/comparison') == 0
+  (row,) = capsys.readouterr().out.strip().splitlines()[2:]
+  cells = [cell.strip() for cell in row.split('|')[1:-1]]
+  record = json.loads((run / 'run' / 'evaluation' / 'validation.json').read_text())
+  assert cells[1] == 'unet'
+  assert cells[4:6] == ['validation', '1']
+  assert cells[6:8] == [f'{record["scores"][name]:.4f}' for name in ('miou', 'accuracy')]
+  rates = [
+    json.loads(line).get('perf/images_per_sec')
+    for line in (run / 'run' / 'metrics.jsonl').read_text().splitlines()
+  ]
+  assert float(cells[12]) == pytest.approx(np.median([r for r in rates if r]), rel=0.01)
+  written = {path.name for path in (run / 'comparison').iterdir()}
+  assert written == {
+    'comparison.md', 'comparison.html', 'parameters.svg', 'validation_miou.svg', 'train_loss.svg',
+  }  # fmt: skip
+
+
 def test_help_names_modes_configurations_and_networks(capsys):
   assert support.run_main('--help') == 0
   said = capsys.readouterr().out
-  for word in ('train', 'evaluate', 'predict', 'check', 'report', 'phantom', 'pmcanet', 'unet'):
+  for word in (*main.MODES, 'phantom', 'pmcanet', 'unet'):
     assert word in said
   assert max(len(line) for line in said.splitlines()) <= 110
 

@@ -246,7 +246,7 @@ def open_source(source: config_lib.Source, palette: volumes.Palette = 'colour') 
   """
   sections = []
   for images, labels in _open_volumes(source, palette):
-    found = [(i, i) for i in range(len(images))] if not labels else matching.match(images, labels)
+    found = [(i, i) for i in range(len(images))] if labels is None else matching.match(images, labels)
     used = found[_slice(source.slices)]
     if not used:
       raise DataError(
@@ -266,8 +266,9 @@ def _open_volumes(
   """Images and labels of every volume of a source: one, or as many as a phantom of volumes has."""
   options = source.phantom
   if options is None:
+    images = volumes.open_volume(source.images, palette=palette)
     labels = volumes.open_volume(source.labels, palette='index') if source.labels else None
-    return [(volumes.open_volume(source.images, palette=palette), labels)]
+    return [(images, labels)]
   name = f'phantom-{options.seed}'
   if options.depth is None:
     arrays = phantom.make_sections(count=options.count, size=options.size, seed=options.seed)
