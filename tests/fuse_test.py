@@ -118,6 +118,7 @@ def runs(tmp_path_factory):
       f'--config.task.classes=["background","{name}"]', f'--config.data.train={sources}',
       f'--config.data.label_mapping={json.dumps(mapping)}', '--config.data.validation=[]',
       '--config.train.steps=40', '--config.optim.optimizer=adam',
+      '--config.optim.learning_rate=0.05',
     )  # fmt: skip
     assert code == 0
   return folder

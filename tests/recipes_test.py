@@ -21,10 +21,10 @@ from emseg_jax.models.backbones.resnet import ResNet50D8
 
 
 @pytest.fixture(autouse=True, scope='module')
-def _two_blocks_per_stage():
-  """One block with and one without projection: a third of ResNet-50's depth to compile."""
+def _one_block_per_stage():
+  """A quarter of ResNet-50's depth to compile."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(ResNet50D8, 'stages', tuple(s._replace(blocks=2) for s in ResNet50D8.stages))
+    patch.setattr(ResNet50D8, 'stages', tuple(s._replace(blocks=1) for s in ResNet50D8.stages))
     yield
 
 
@@ -99,8 +99,7 @@ def _check_evaluation(workdir, config, split):
   assert all(map(math.isfinite, _numbers(record)))
 
 
-def _check_prediction(workdir, config, folder):
-  source = (config.data.test or config.data.validation)[0].images
+def _check_prediction(workdir, config, source, folder):
   image = volumes.open_volume(source)
   output = folder / 'out' if image.kind == 'folder' else folder / 'out.tif'
   arguments = [f'--workdir={workdir}', '--mode=predict', f'--input={source}']
@@ -126,7 +125,8 @@ def _run(spec, data, folder, *more):
   if config.data.test:
     _check_evaluation(workdir, config, 'test')
   if root is not None:
-    _check_prediction(workdir, config, folder)
+    source = (shipped.data.test or shipped.data.validation)[0].images
+    _check_prediction(workdir, config, source, folder)
 
 
 @pytest.mark.usefixtures('_one_convolution_for_each_hvec')

@@ -109,7 +109,7 @@ def focal(
   if alpha is not None:
     if len(alpha) != z.shape[-1]:
       raise ValueError(f'alpha is {alpha}, must have {z.shape[-1]} entries, one per class')
-    values *= jnp.sum(g * jnp.asarray(alpha, jnp.float32), axis=-1)
+    values *= jnp.matmul(g, jnp.asarray(alpha, jnp.float32), precision='highest')
   return _mean(values, label_weights(g, w), 'weight')
 
 
