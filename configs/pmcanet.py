@@ -152,11 +152,11 @@ def _data(name: str, root: str, options: dict[str, str]) -> Published:
 def _model(network: str, patch: tuple[int, int], options: dict[str, str]) -> Model:
   fields = {'width': 0.25} if options['cpu'] else {}
   if network in ('segmenter', 'segvit'):
-    fields['grid'] = (patch[0] // 16, patch[1] // 16)
+    fields['grid'] = [patch[0] // 16, patch[1] // 16]
   if network == 'pmcanet':
     chosen = {key: options[key] for key in ('attention', 'fusion', 'pool')}
     fields |= {key: value for key, value in chosen.items() if value != WORDS[key][0]}
-    fields |= {'bins': (1,)} if options['pyramid'] == 'off' else {}
+    fields |= {'bins': [1]} if options['pyramid'] == 'off' else {}
   return Model(name=network, options=fields)
 
 

@@ -1,11 +1,12 @@
-"""The shipped recipes: every argument they take, their data in small, and options that make a run
-short.
+"""The shipped recipes: every argument they take, their data in small, options that make a run
+short, and the numbers of their networks' parameters.
 
 `SPECS` holds each choice, network and option of each file at least once. `write_data` writes what a
 recipe finds in its `root`: the files, sections and label values of the published data, but small
 and synthetic (`emseg_jax.data.phantom`).
 """
 
+import itertools
 from pathlib import Path
 
 import data_support
@@ -171,3 +172,88 @@ def short_run(config: Config, cache: Path) -> list[str]:
     if any(source.phantom for source in getattr(config.data, split)):
       overrides[f'data.{split}'] = '[{"phantom":{"count":2,"size":[64,64]}}]'
   return [f'--config.{key}={value}' for key, value in overrides.items()]
+
+
+def unet(first: int, classes: int, *, norm: bool = True) -> int:
+  """Parameters of a U-Net of f, 2f, 4f, 8f and 16f channels on one, by hand."""
+  c = [first * 2**level for level in range(5)]
+  down = [(1, c[0]), *itertools.pairwise(c), *((n, n) for n in c)]
+  up = [(2 * n, n) for n in c[:4]] + [(n, n) for n in c[:4]]
+  convolutions = sum(9 * i * o + o + 2 * o * norm for i, o in down + up)
+  return convolutions + sum(4 * 2 * n * n + n for n in c[:4]) + (first + 1) * classes
+
+
+def rescrnet(
+  channels: int, classes: int, *, filters: int = 16, blocks: int = 6, lstm: int = 1
+) -> int:
+  """Parameters of Res-CR-Net with branches of 3x3, 5x5 and 7x7, concatenated, by hand."""
+  wide = 3 * filters
+
+  def block(inputs: int) -> int:
+    first = 83 * inputs + 3 * (inputs + 1) * filters + 2 * wide
+    second = 83 * filters + 3 * (filters + 1) * filters
+    return first + second + (inputs + 1) * wide + 2 * wide
+
+  head = (wide + 1) * classes + (lstm - 1) * (classes + 1) * classes
+  recurrent = 4 * (2 * 3 * classes * 4 + 4)
+  return block(channels) + (blocks - 1) * (block(wide) + 2 * wide) + head + lstm * recurrent
+
+
+PMCANET, PIDNET, KHADANGI = 32_791_292, 7_716_549, 33_827_209
+SEGMENTER, SEGVIT = 102_383_620, 108_622_467 - 2 * 768  # of 512²; the latter without class token
+GRID = (32**2 - 8**2) * 768  # positions that a patch of 128² has less
+# The counts that the papers print to their last digits, or their authors' programs; between them
+# and ours stand layers that follow the classes and channels, by hand.
+COUNTS = {
+  'pmcanet:isbi2012': PMCANET,
+  # A class more: 256 + 1 in the auxiliary head and 64 + 1.
+  'pmcanet:sem_material': PMCANET + 322,
+  # Squeeze and excitation 4·(2·256·16 + 256 + 16), ECA without norms; MAF is 4·(256 + 1).
+  'pmcanet:sem_material,attention=se': 32_823_080 + 322,
+  'pmcanet:sem_material,attention=eca': 32_789_244 + 322,
+  'pmcanet:sem_material,attention=none': 32_788_196 + 322,
+  'pmcanet:isbi2012,attention=none': 32_788_196,
+  'pmcanet:sem_material,fusion=add': PMCANET - 4 * 257 + 322,
+  'pmcanet:sem_material,fusion=multiply': PMCANET - 4 * 257 + 322,
+  'pmcanet:isbi2012,fusion=add': PMCANET - 4 * 257,
+  'pmcanet:sem_material,pool=max': PMCANET + 322,
+  'pmcanet:sem_material,pyramid=off': 31_214_570 + 322,
+  'pmcanet:sem_material,pool=max,pyramid=off': 31_214_570 + 322,
+  'pmcanet:isbi2012,network=deeplabv3plus': 43_576_788,
+  'pmcanet:sem_material,network=deeplabv3plus': 43_577_558,
+  # Two channels more; a head of 9·32·2c + 2c + 4c + (2c + 1)·c for c classes instead of 585.
+  'pmcanet:isbi2012,network=emnet_khadangi': KHADANGI + 9 * 2 * 64 + 1_174 - 585,
+  'pmcanet:sem_material,network=emnet_khadangi': KHADANGI + 9 * 2 * 64 + 1_767 - 585,
+  'pmcanet:isbi2012,network=segmenter': SEGMENTER - GRID,
+  'pmcanet:sem_material,network=segmenter': SEGMENTER + 768 + 2,
+  'pmcanet:isbi2012,network=segvit': SEGVIT - GRID,
+  'pmcanet:sem_material,network=segvit': SEGVIT + 384 + 385,
+  'pmcanet:isbi2012,network=pidnet': PIDNET,
+  'pmcanet:sem_material,network=pidnet': PIDNET + 2 * (128 + 1),
+  'vgg_unet:epfl': 25_858_497,
+  'seget:synapse': 2_960_905,
+  'seget:synapse,network=deeplabv3plus_vgg': 12_675_057,
+  'seget:synapse,network=unet': unet(32, 1),
+  # Half of VGG with norms 3,683,808, fc6 590,592, fc7 66,304, three scores 643, transposed 288.
+  'seget:synapse,network=fcn8s': 3_683_808 + 590_592 + 66_304 + 643 + 288,
+  # Two channels and one class less than 7,367,718.
+  'seget:synapse,network=segnet': 7_367_718 - 9 * 2 * 32 - (9 * 32 + 3),
+  'emnet:epfl': 3_173_365,
+  'emnet:epfl,single': 2_905_956,
+  'emnet:epfl,network=unet3d': 19_073_730,
+  'emnet:epfl,network=unet': 31_030_658,
+  'emnet:epfl,network=cheng2d': 616_397,
+  'emnet:epfl,network=cheng3d': 821_997,
+  'emnet:epfl,network=xiao3d': 1_073_007,
+  # A head of 9·16·4 + 4 + (4 + 1)·2 for two classes instead of 9·16·2 + 2 + (2 + 1).
+  'emnet:epfl,network=casser_unet': 1_958_533 + 590 - 293,
+  'rescrnet:rat_liver': 58_662,
+  'rescrnet:muscle': 59_165,
+  'rescrnet:rat_liver,filters=8,blocks=3,lstm=2': rescrnet(1, 3, filters=8, blocks=3, lstm=2),
+  # 4,715,761 and a bridge of 66,304 with 3 channels and one class; 9·16 + 16 per channel.
+  'rescrnet:rat_liver,network=resunet': 4_715_761 + 66_304 - 2 * 10 * 16 + 2 * 33,
+  'rescrnet:muscle,network=resunet': 4_715_761 + 66_304 + 3 * 33,
+  'unet': unet(24, 2),
+  'phantom': unet(16, 3),
+  'tiny': unet(4, 3),
+}

@@ -246,7 +246,8 @@ def open_source(source: config_lib.Source, palette: volumes.Palette = 'colour') 
   """
   sections = []
   for images, labels in _open_volumes(source, palette):
-    found = [(i, i) for i in range(len(images))] if labels is None else matching.match(images, labels)
+    alone = labels is None
+    found = [(i, i) for i in range(len(images))] if alone else matching.match(images, labels)
     used = found[_slice(source.slices)]
     if not used:
       raise DataError(
