@@ -202,8 +202,8 @@ def rescrnet(
 PMCANET, PIDNET, KHADANGI = 32_791_292, 7_716_549, 33_827_209
 SEGMENTER, SEGVIT = 102_383_620, 108_622_467 - 2 * 768  # of 512²; the latter without class token
 GRID = (32**2 - 8**2) * 768  # positions that a patch of 128² has less
-# The counts that the papers print to their last digits, or their authors' programs; between them
-# and ours stand layers that follow the classes and channels, by hand.
+# Parameters of the papers' networks, as the papers or their authors' programs give them or as the
+# sum over the layers; what differs with classes and channels is added by hand.
 COUNTS = {
   'pmcanet:isbi2012': PMCANET,
   # A class more: 256 + 1 in the auxiliary head and 64 + 1.
