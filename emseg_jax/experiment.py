@@ -152,7 +152,7 @@ def validate(config: config_lib.Config) -> list[str]:
       f'config.predict.tile={tile}: needs as many axes as data.patch={config.data.patch}'
     )
   optimizer = optim.make_optimizer(config.optim, steps=config.train.steps)
-  if config.optim.groups or config.optim.weight_decay:
+  if config.optim.groups or config.optim.decay_on != config_lib.Optim().decay_on:
     jax.eval_shape(lambda: _create(config, model, optimizer))  # patterns have to match something
   remarks = []
   sizes = {'data.patch': config.data.patch, 'predict.tile': config.predict.tile}

@@ -4,6 +4,7 @@ its paper; what is not an argument is refused.
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import model_support
@@ -127,7 +128,13 @@ def test_every_network_of_full_size_is_counted_once():
   assert set(counted) == {_network(spec) for spec in SPECS if not spec.endswith(',cpu')}
 
 
-@pytest.mark.parametrize('spec', COUNTS)
+ABLATIONS = re.compile('(attention|fusion|pool|pyramid)=')  # tests/models/pmcanet_test.py has them
+
+
+@pytest.mark.parametrize(
+  'spec',
+  [pytest.param(s, marks=[pytest.mark.long] if ABLATIONS.search(s) else []) for s in COUNTS],
+)
 def test_the_network_has_the_stated_number_of_parameters(spec):
   config = config_io.load(spec)
   model = experiment.validate_network(config)
