@@ -26,7 +26,8 @@ def _says(capsys, *expected: str) -> None:
 
 
 def _train(tmp_path, *arguments: str) -> int:
-  return support.run_main(*arguments, f'--workdir={tmp_path}/run', '--config.run.report=false')
+  quick = ('--config.run.report=false', '--config.run.tensorboard=false')
+  return support.run_main(*arguments, f'--workdir={tmp_path}/run', *quick)
 
 
 def test_missing_folder(tmp_path, capsys):

@@ -69,6 +69,7 @@ def test_training_prints_the_table_and_a_resumed_run_does_without_the_file(
     '--config.data.channels=3',
     '--config.data.normalisation=imagenet',
     '--config.run.report=false',
+    '--config.run.tensorboard=false',
   ]
   assert run_main(*arguments, '--config.train.steps=1') == 0
   printed = capfd.readouterr().err

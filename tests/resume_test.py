@@ -1,30 +1,23 @@
 """kill -9 and SIGTERM at any moment: the same command goes on, and ends with the same bits.
 
 Real processes through the real entry point. The uninterrupted run is the reference: its final
-parameters, optimiser state and metrics are what every interrupted one must end with. Whatever else
-a run may carry from step to step (sums of gradients, averages, counters of evaluations) is tested
-the same way at the end of the file, within this process.
+parameters, optimiser state and metrics are what every interrupted one must end with.
 """
 
-import contextlib
 import json
 import random
-import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
-from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 import support
 
-from emseg_jax import config_io, errors, evaluate, experiment, metric_writer, trainer
-from emseg_jax.checkpoint import Checkpoints, Meta
-from emseg_jax.config import Config
-from emseg_jax.train_state import TrainState
+from emseg_jax import config_io, errors, experiment
+from emseg_jax.checkpoint import Checkpoints
 
 # Enough validation sections that an evaluation takes a moment in which to be killed.
 PHANTOM = '[{"phantom":{"count":24,"size":[96,96],"seed":2}}]'
@@ -40,6 +33,7 @@ ARGUMENTS = (
   f'--config.data.validation={PHANTOM}',
   '--config.predict.tile=(32,32)',
   '--config.run.report=false',
+  '--config.run.tensorboard=false',
 )
 
 
@@ -68,16 +62,8 @@ def _final(workdir: Path) -> list[np.ndarray]:
 def _assert_same_run(workdir: Path, reference: Path) -> None:
   for ours, theirs in zip(_final(workdir), _final(reference), strict=True):
     np.testing.assert_array_equal(ours, theirs)
-  ours, theirs = (_records(folder) for folder in (workdir, reference))
+  ours, theirs = (support.records_without_clocks(folder) for folder in (workdir, reference))
   assert ours == theirs
-
-
-def _records(workdir: Path) -> list[dict[str, float]]:
-  """metrics.jsonl without clocks: losses, rates and scores at each step."""
-  records = metric_writer.read_records(workdir / 'metrics.jsonl')
-  return [
-    {k: v for k, v in r.items() if k != 'wall_time' and not k.startswith('perf/')} for r in records
-  ]
 
 
 @pytest.fixture(scope='module')
@@ -149,7 +135,9 @@ def test_killed_during_an_evaluation(tmp_path, reference):
   _assert_same_run(workdir, reference)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_signal_saves_and_ends_with_its_own_exit_code(tmp_path, reference, number):
   workdir = tmp_path / 'run'
   process = _start(workdir)
@@ -200,107 +188,3 @@ def test_thirty_kills_at_random_moments(tmp_path, reference):
     _finish(workdir)
     _assert_same_run(workdir, reference)
   print(json.dumps({'kills': kills, 'identical': True}))
-
-
-# Validation is scored every 2 steps, and `_train` makes all scores equal: after step 2 the rate is
-# halved at every evaluation, and the third one in a row, at step 8, ends the run.
-EVERYTHING = (
-  'model.name=rescrnet',  # with dropout and batch norm
-  'model.options={"conv_blocks":1,"lstm_blocks":0,"filters":4,"kernel_sizes":[3],"dilations":[1]}',
-  'optim.optimizer=radam',
-  'optim.learning_rate=0.001',
-  'optim.accumulate=2',
-  'optim.ema=0.5',
-  'optim.plateau_factor=0.5',
-  'optim.plateau_patience=1',
-  'eval.metrics=["soft"]',
-  'eval.best=soft/cross_entropy',
-  'train.steps=13',
-  'train.batch_size=2',
-  'train.early_stop=3',
-  'train.eval_every=2',
-  'train.checkpoint_every=100',
-  'train.log_every=1',
-  'data.patch=(16,16)',
-  'data.validation=[{"phantom":{"count":1,"size":[48,48],"seed":2}}]',
-  'run.tensorboard=false',
-  'mesh.data=1',
-)
-
-
-@pytest.fixture(scope='module')
-def everything() -> Config:
-  return config_io.apply_overrides(config_io.load('tiny'), EVERYTHING)
-
-
-def _train(
-  config: Config, folder: Path, *, extend: bool = False, stop_at: int | None = None
-) -> None:
-  """Trains until the end, or until the record of step `stop_at` is written."""
-
-  def should_stop() -> bool:
-    return stop_at is not None and any(r['step'] >= stop_at for r in _records(folder))
-
-  flat_scores = evaluate.flat_scores
-  equal = lambda result: flat_scores(result) | {config.eval.best: 1.0}  # noqa: E731
-  stopped = pytest.raises(errors.Interrupted, match=f'stopped at step {stop_at}')
-  ends = contextlib.nullcontext() if stop_at is None else stopped
-  with mock.patch.object(evaluate, 'flat_scores', equal), ends:
-    trainer.train(config, folder, extend=extend, should_stop=should_stop)
-
-
-def _latest(config: Config, folder: Path) -> tuple[TrainState, Meta]:
-  checkpoints = Checkpoints(folder / 'checkpoints', keep=2, read_only=True)
-  return checkpoints.restore(experiment.set_up(config).abstract_state(), which='latest')
-
-
-def _assert_same_state(config: Config, folder: Path, reference: Path) -> None:
-  """Every array and every counter, and the records that lead there."""
-  (ours, our_meta), (theirs, their_meta) = (_latest(config, f) for f in (folder, reference))
-  leaves = zip(*(jax.tree_util.tree_leaves_with_path(s) for s in (ours, theirs)), strict=True)
-  for (path, a), (_, b) in leaves:
-    np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-  assert our_meta == their_meta
-  assert _records(folder) == _records(reference)
-
-
-@pytest.fixture(scope='module')
-def ended(tmp_path_factory, everything) -> Path:
-  """An uninterrupted run; training ends before its last step."""
-  folder = tmp_path_factory.mktemp('everything') / 'run'
-  _train(everything, folder)
-  return folder
-
-
-def test_sums_averages_rates_and_counters_survive_a_restart(tmp_path, everything, ended):
-  state, meta = _latest(everything, ended)
-  assert float(state.rate_scale) == 0.5**3
-  assert (meta.step, meta.best_step, meta.since_best, meta.finished) == (8, 2, 3, True)
-  folder = tmp_path / 'run'
-  _train(everything, folder, stop_at=5)  # between two evaluations, half-way through an update
-  assert _latest(everything, folder)[1].since_best == 1
-  assert int(_latest(everything, folder)[0].opt_state.mini_step) == 1
-  _train(everything, folder, stop_at=6)  # in the middle of an evaluation
-  assert _latest(everything, folder)[1].evaluated_step == 4
-  _train(everything, folder)
-  _assert_same_state(everything, folder, ended)
-
-
-def test_a_run_that_ended_early_stays_so_and_goes_on_when_extended(tmp_path, everything, ended):
-  folder = tmp_path / 'run'
-  shutil.copytree(ended, folder)
-  before = {f: f.stat().st_mtime_ns for f in (folder / 'checkpoints').rglob('*')}
-  _train(everything, folder)
-  assert {f: f.stat().st_mtime_ns for f in (folder / 'checkpoints').rglob('*')} == before
-  assert _records(folder) == _records(ended)
-  _train(everything, folder, extend=True)
-  state, meta = _latest(everything, folder)
-  # Counted anew: evaluations of steps 10, 12 and 13 make three again, at the last step.
-  assert (meta.step, meta.since_best, meta.best_step) == (13, 3, 2)
-  assert float(state.rate_scale) == 0.5**6
-  # Stopped and resumed by the same command, it ends with the same bits.
-  other = tmp_path / 'other'
-  shutil.copytree(ended, other)
-  _train(everything, other, extend=True, stop_at=11)
-  _train(everything, other, extend=True)
-  _assert_same_state(everything, other, folder)

@@ -10,7 +10,7 @@ import conftest
 import numpy as np
 import tifffile
 
-from emseg_jax import main
+from emseg_jax import main, metric_writer
 
 ROOT = Path(__file__).parent.parent
 # One device and the shared compilation cache, whatever the test process itself uses.
@@ -63,4 +63,12 @@ def pair_arguments(folder: Path, *, validation: Path | None = None) -> list[str]
     '--config.data.label_mapping={"0":0,"255":1}',
     f'--config.data.train={source(folder)}',
     f'--config.data.validation={source(validation or folder)}',
+  ]
+
+
+def records_without_clocks(workdir: Path) -> list[dict[str, float]]:
+  """metrics.jsonl of a run: losses, rates and scores at each step."""
+  records = metric_writer.read_records(workdir / 'metrics.jsonl')
+  return [
+    {k: v for k, v in r.items() if k != 'wall_time' and not k.startswith('perf/')} for r in records
   ]

@@ -35,6 +35,8 @@ EXPECTED = {
 }
 
 
+# `make test` counts in tests/models and tests/configs_test.py; here the operations take time.
+@pytest.mark.long
 @pytest.mark.parametrize(('name', 'expected'), EXPECTED.items())
 def test_parameters_are_those_of_the_papers_and_their_code(name, expected):
   size = (32, 32) if len(models.create_model(name, 2).divisor) == 2 else (8, 16, 16)

@@ -59,7 +59,7 @@ def _axes(name):
 
 
 # Shares its code with cheng2d, whose volume is a hundred times smaller.
-LONG = {'cheng3d'}
+LONG = {'cheng3d', 'fcn8s', 'segnet'}
 
 
 def _case(name, axis):
