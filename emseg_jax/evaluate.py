@@ -18,6 +18,7 @@ from emseg_jax import baselines as baselines_lib
 from emseg_jax import config as config_lib
 from emseg_jax import config_io, metrics
 from emseg_jax.data import blocks, pairs
+from emseg_jax.data import labels as labels_lib
 from emseg_jax.errors import DataError, OutputError
 from emseg_jax.predict import Predictor
 
@@ -145,7 +146,7 @@ def score_files(predictions: Path, labels: Path, *, config: config_lib.Config) -
 
   def mapped() -> Iterator[np.ndarray]:
     for index, section in enumerate(split.sections):
-      prediction = pairs.map_labels(
+      prediction = labels_lib.map_labels(
         split.image(index),
         num_classes=len(task.classes),
         label_mapping=mapping,

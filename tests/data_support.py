@@ -5,7 +5,7 @@ import tifffile
 from PIL import Image
 
 from emseg_jax.config import Data, Task
-from emseg_jax.data import pairs, volumes
+from emseg_jax.data import labels, pairs, volumes
 
 
 def write_folder(folder, named):
@@ -26,11 +26,13 @@ def write_stack(path, array):
   return str(path)
 
 
-def open_split(*sources, classes=('a', 'b'), mapping=None, ignore_value=None, cache_gb=1.0):
+def open_split(
+  *sources, classes=('a', 'b'), mapping=None, ignore_value=None, cache_gb=1.0, labels=None
+):
   return pairs.open_split(
     sources,
     task=Task(classes=classes, ignore_value=ignore_value),
-    data=Data(label_mapping=mapping, cache_gb=cache_gb),
+    data=Data(label_mapping=mapping, cache_gb=cache_gb, labels=labels or {}),
   )
 
 
@@ -46,6 +48,12 @@ class CountingVolume(volumes.ArrayVolume):
     return super()._read(index)
 
 
+def rules(num_classes, *, ignore_value=None):
+  """Labels that are class indices."""
+  names = tuple(f'class{i}' for i in range(num_classes))
+  return labels.Rules(Task(classes=names, ignore_value=ignore_value), Data())
+
+
 def volume_split(
   *volumes_, num_classes=2, ignore_value=None, weights=None, cache_bytes=10**8, **options
 ):
@@ -59,9 +67,7 @@ def volume_split(
     ]
   return pairs.Split(
     sections,
-    num_classes=num_classes,
-    label_mapping=None,
-    ignore_value=ignore_value,
+    rules=rules(num_classes, ignore_value=ignore_value),
     cache_bytes=cache_bytes,
   )
 

@@ -11,7 +11,7 @@ import pydantic
 
 from emseg_jax.config.augment import Augment, Defects
 from emseg_jax.config.base import Section, parse_arg, pick
-from emseg_jax.config.data import Data, Phantom, Proximity, Sampling, Source, Task
+from emseg_jax.config.data import Data, Labels, Phantom, Proximity, Sampling, Source, Task
 from emseg_jax.config.learning import Loss, LossTerm, Model, Optim, Train, Weighting
 from emseg_jax.config.running import Eval, Mesh, Predict, Run
 
@@ -21,6 +21,7 @@ __all__ = [
   'Data',
   'Defects',
   'Eval',
+  'Labels',
   'Loss',
   'LossTerm',
   'Mesh',
@@ -64,6 +65,12 @@ class Config(Section):
       raise ValueError(
         f'data.label_mapping maps to {sorted(set(beyond.values()))}, but task.classes has indices '
         f'0 to {len(self.task.classes) - 1}'
+      )
+    other = self.data.labels.other
+    if other is not None and other >= len(self.task.classes):
+      raise ValueError(
+        f'data.labels.other is {other}, but task.classes has indices 0 to '
+        f'{len(self.task.classes) - 1}'
       )
     if self.task.ignore_value in mapping:
       raise ValueError(f'task.ignore_value={self.task.ignore_value} is in data.label_mapping, too')

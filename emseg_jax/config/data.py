@@ -14,7 +14,7 @@ from emseg_jax.config.base import (
   SizeYX,
 )
 
-__all__ = ['Data', 'Phantom', 'Proximity', 'Sampling', 'Source', 'Task']
+__all__ = ['Data', 'Labels', 'Phantom', 'Proximity', 'Sampling', 'Source', 'Task']
 
 Length = Annotated[float, Field(gt=0)]
 
@@ -69,6 +69,20 @@ class Source(Section):
 
   images: str | None = Field(None, description='image, folder of images, or TIFF stack')
   labels: str | None = Field(None, description='the same for labels; None: images only')
+  mask: str | None = Field(
+    None, description='the same for what is annotated: where it is 0, the label is not used'
+  )
+  include: tuple[str, ...] = Field(
+    (), description="names of the sections to use, with * and ?: 'cell_*'; empty: all"
+  )
+  listed: str | None = Field(
+    None, description='text file with the names of the sections to use, one per line'
+  )
+  part: str | None = Field(
+    None,
+    pattern=r'^(0|1|0?\.[0-9]+):(0|1|0?\.[0-9]+)@[0-9]+$',
+    description="random part as 'from:to@seed': '0:0.8@7' and '0.8:1@7' share no section",
+  )
   slices: str | None = Field(
     None,
     pattern='^(-?[0-9]+)?:(-?[0-9]+)?(:[1-9][0-9]*)?$',
@@ -87,6 +101,10 @@ class Source(Section):
   def _check(self) -> Self:
     if (self.images is None) == (self.phantom is None):
       raise ValueError('give either images (a path) or phantom, one of the two')
+    if self.part is not None:
+      start, stop = (float(share) for share in self.part.partition('@')[0].split(':'))
+      if start >= stop:
+        raise ValueError(f'part={self.part} is empty; the first share must be below the second')
     return self
 
 
@@ -150,6 +168,23 @@ class Proximity(Section):
   )
 
 
+class Labels(Section):
+  """What the values of label files mean, before label_mapping makes classes of them."""
+
+  kind: Literal['values', 'instances'] = Field(
+    'values',
+    description='values: what is stored; instances: ids, of which 0 (outside), 1 (inside an '
+    'instance) and 2 (its boundary) are made',
+  )
+  boundary_width: Positive = Field(1, description='of the boundary inside of instances, pixels')
+  colours: dict[Colour, int] | None = Field(
+    None, description='legend of RGB labels: #rrggbb -> value; None: labels are grey'
+  )
+  other: Annotated[int, Field(ge=0)] | None = Field(
+    None, description='class of all values that label_mapping lacks; None: they are an error'
+  )
+
+
 class Data(Section):
   """Images and labels, and how patches are drawn from them."""
 
@@ -163,6 +198,7 @@ class Data(Section):
   label_mapping: dict[int, Annotated[int, Field(ge=0)]] | None = Field(
     None, description='label value in the files -> class index; None: values are class indices'
   )
+  labels: Labels = Field(Labels(), description='what the values of label files mean')
   normalisation: Literal['dataset', 'per_volume', 'percentile', 'imagenet', 'caffe', 'scale'] = (
     Field(
       'dataset',

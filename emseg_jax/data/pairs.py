@@ -16,12 +16,12 @@ from typing import Self
 import numpy as np
 
 from emseg_jax import config as config_lib
-from emseg_jax.data import matching, normalise, phantom, volumes
+from emseg_jax.data import labels as labels_lib
+from emseg_jax.data import matching, normalise, phantom, selection, volumes
+from emseg_jax.data.labels import IGNORED, map_labels
 from emseg_jax.errors import DataError
 
 __all__ = ['IGNORED', 'Section', 'Split', 'map_labels', 'open_split']
-
-IGNORED = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Section:
   label_volume: volumes.Volume | None
   label_index: int
   weight: float = 1.0
+  mask_volume: volumes.Volume | None = None
+  mask_index: int = 0
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -54,15 +56,11 @@ class Split:
     self,
     sections: Sequence[Section],
     *,
-    num_classes: int,
-    label_mapping: dict[int, int] | None,
-    ignore_value: int | None,
+    rules: labels_lib.Rules,
     cache_bytes: int,
   ):
     self.sections = tuple(sections)
-    self._num_classes = num_classes
-    self._label_mapping = label_mapping
-    self._ignore_value = ignore_value
+    self._rules = rules
     self._cache_bytes = cache_bytes
     self._cached_bytes = 0
     self._cache: collections.OrderedDict[tuple[str, int], np.ndarray] = collections.OrderedDict()
@@ -73,7 +71,8 @@ class Split:
   def of_images(cls, volume: volumes.Volume) -> Self:
     """All sections of one volume, without labels and without a cache."""
     sections = [Section(name, volume, i, None, i) for i, name in enumerate(volume.names)]
-    return cls(sections, num_classes=2, label_mapping=None, ignore_value=None, cache_bytes=0)
+    rules = labels_lib.Rules(config_lib.Task(), config_lib.Data())  # there is nothing to read
+    return cls(sections, rules=rules, cache_bytes=0)
 
   def __len__(self) -> int:
     return len(self.sections)
@@ -143,15 +142,11 @@ class Split:
     return normalisation.apply(self.image(index), volume)
 
   def _read_label(self, section: Section) -> np.ndarray:
-    raw = section.label_volume.section(section.label_index)
-    name = section.label_volume.names[section.label_index]
-    return map_labels(
-      raw,
-      num_classes=self._num_classes,
-      label_mapping=self._label_mapping,
-      ignore_value=self._ignore_value,
-      name=f'{section.label_volume.path}, {name}',
-    )
+    volume, index = section.label_volume, section.label_index
+    label = self._rules.apply(volume.section(index), name=f'{volume.path}, {volume.names[index]}')
+    if section.mask_volume is not None:
+      label = np.where(section.mask_volume.section(section.mask_index) != 0, label, IGNORED)
+    return label
 
   def _cached(self, key, read) -> np.ndarray:
     with self._lock:
@@ -168,46 +163,6 @@ class Split:
           _, old = self._cache.popitem(last=False)
           self._cached_bytes -= old.nbytes
     return value
-
-
-def map_labels(
-  raw: np.ndarray,
-  *,
-  num_classes: int,
-  label_mapping: dict[int, int] | None,
-  ignore_value: int | None,
-  name: str,
-) -> np.ndarray:
-  """Maps file label values to uint8 class indices; `ignore_value` becomes IGNORED.
-
-  Raises:
-    DataError: the label is RGB, is not integer-valued, or has a value that is not allowed.
-  """
-  if raw.ndim != 2:
-    raise DataError(
-      f'{name}: the label has {raw.shape[-1]} colour channels; allowed: one grey value per class'
-    )
-  if raw.dtype == np.bool_:
-    raw = raw.astype(np.uint8)
-  if not np.issubdtype(raw.dtype, np.integer):
-    if not np.array_equal(raw, np.round(raw)):
-      raise DataError(f'{name}: the label has fractional values; allowed: whole numbers')
-    raw = raw.astype(np.int64)
-  mapping = dict(label_mapping) if label_mapping else {i: i for i in range(num_classes)}
-  if ignore_value is not None:
-    mapping[ignore_value] = IGNORED
-  values = np.unique(raw)
-  unknown = [int(v) for v in values if int(v) not in mapping]
-  if unknown:
-    shown = ', '.join(str(v) for v in unknown[:5]) + (', ...' if len(unknown) > 5 else '')
-    hint = ''
-    if set(values.tolist()) in ({255}, {0, 255}) and not label_mapping and num_classes == 2:
-      hint = '; for a 0/255 mask set data.label_mapping to {"0": 0, "255": 1}'
-    raise DataError(
-      f'{name}: label value {shown} is not in data.label_mapping (allowed: {sorted(mapping)}){hint}'
-    )
-  table_values = np.array([mapping[int(v)] for v in values], np.uint8)
-  return table_values[np.searchsorted(values, raw)]
 
 
 def open_split(
@@ -231,9 +186,7 @@ def open_split(
   sections = [section for source in sources for section in open_source(source, palette)]
   return Split(
     sections,
-    num_classes=len(task.classes),
-    label_mapping=data.label_mapping,
-    ignore_value=task.ignore_value,
+    rules=labels_lib.Rules(task, data),
     cache_bytes=int(data.cache_gb * 1e9),
   )
 
@@ -246,19 +199,24 @@ def open_source(source: config_lib.Source, palette: volumes.Palette = 'colour') 
   """
   sections = []
   for images, labels in _open_volumes(source, palette):
-    alone = labels is None
-    found = [(i, i) for i in range(len(images))] if alone else matching.match(images, labels)
-    used = found[_slice(source.slices)]
-    if not used:
-      raise DataError(
-        f'{images.path}: slices={source.slices} leaves none of its {len(found)} sections'
+    label_of = _partners(images, labels)
+    mask = volumes.open_volume(source.mask, palette='index') if source.mask else None
+    mask_of = _partners(images, mask)
+    for i in selection.select(images.names, source, path=images.path):
+      section = Section(
+        images.names[i], images, i, labels, label_of[i], source.weight, mask, mask_of[i]
       )
-    for image_index, label_index in used[: max(1, round(source.fraction * len(used)))]:
-      name = images.names[image_index]
-      section = Section(name, images, image_index, labels, label_index, source.weight)
-      _check_size(section)
+      _check_size(section, labels, label_of[i], 'label')
+      _check_size(section, mask, mask_of[i], 'mask')
       sections.append(section)
   return sections
+
+
+def _partners(images: volumes.Volume, others: volumes.Volume | None) -> dict[int, int]:
+  """Index of each image's label or mask."""
+  if others is None:
+    return {i: i for i in range(len(images))}
+  return dict(matching.match(images, others))
 
 
 def _open_volumes(
@@ -286,17 +244,12 @@ def _open_volumes(
   ]
 
 
-def _slice(text: str | None) -> slice:
-  return slice(*(int(part) if part else None for part in text.split(':'))) if text else slice(None)
-
-
-def _check_size(section: Section) -> None:
-  if section.label_volume is None:
+def _check_size(section: Section, others: volumes.Volume | None, index: int, what: str) -> None:
+  if others is None:
     return
-  label_shape = section.label_volume.section_shape(section.label_index)
-  if section.shape != label_shape:
+  shape = others.section_shape(index)
+  if section.shape != shape:
     raise DataError(
-      f'{section.label_volume.path}, {section.label_volume.names[section.label_index]}: label is '
-      f'{label_shape[0]} x {label_shape[1]} (y x), its image {section.name} is '
-      f'{section.shape[0]} x {section.shape[1]}; they must be equal'
+      f'{others.path}, {others.names[index]}: {what} is {shape[0]} x {shape[1]} (y x), its image '
+      f'{section.name} is {section.shape[0]} x {section.shape[1]}; they must be equal'
     )

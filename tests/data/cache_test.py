@@ -7,7 +7,14 @@ import time
 
 import numpy as np
 import pytest
-from data_support import CountingVolume, counting_split, open_split, write_folder, write_stack
+from data_support import (
+  CountingVolume,
+  counting_split,
+  open_split,
+  rules,
+  write_folder,
+  write_stack,
+)
 
 from emseg_jax.config import Phantom, Source
 from emseg_jax.data import normalise, pairs, volumes
@@ -90,9 +97,7 @@ def test_volumes_of_the_same_name_keep_statistics_of_their_own():
   same = [volumes.ArrayVolume(array, name='memory') for array in arrays]
   split = pairs.Split(
     [pairs.Section('s', volume, i, None, i) for volume in same for i in range(2)],
-    num_classes=2,
-    label_mapping=None,
-    ignore_value=None,
+    rules=rules(2),
     cache_bytes=0,
   )
   assert [split.volume_statistics(i).mean for i in range(4)] == [10, 10, 200, 200]
@@ -131,9 +136,7 @@ def _array_split(images, labels, name='memory'):
   image, label = (volumes.ArrayVolume(a, name=name) for a in (images, labels))
   return pairs.Split(
     [pairs.Section(n, image, i, label, i) for i, n in enumerate(image.names)],
-    num_classes=2,
-    label_mapping=None,
-    ignore_value=None,
+    rules=rules(2),
     cache_bytes=0,
   )
 
@@ -161,9 +164,7 @@ def test_a_fingerprint_reads_at_most_64_sections():
   image, label = CountingVolume(images), CountingVolume(labels)
   split = pairs.Split(
     [pairs.Section(n, image, i, label, i) for i, n in enumerate(image.names)],
-    num_classes=2,
-    label_mapping=None,
-    ignore_value=None,
+    rules=rules(2),
     cache_bytes=0,
   )
   split.fingerprint()

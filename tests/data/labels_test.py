@@ -6,13 +6,13 @@ from data_support import open_split, plain, write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emseg_jax.config import Source
-from emseg_jax.data import pairs
+from emseg_jax.config import Labels, Source
+from emseg_jax.data import labels
 from emseg_jax.errors import DataError
 
 
 def mapped(raw, *, classes=2, mapping=None, ignore_value=None):
-  return pairs.map_labels(
+  return labels.map_labels(
     np.asarray(raw),
     num_classes=classes,
     label_mapping=mapping,
@@ -34,7 +34,7 @@ def test_a_mapping_turns_file_values_into_classes_many_to_one():
 
 def test_the_ignored_value_becomes_255():
   out = mapped([[0, 1, 99]], ignore_value=99)
-  np.testing.assert_array_equal(out, [[0, 1, pairs.IGNORED]])
+  np.testing.assert_array_equal(out, [[0, 1, labels.IGNORED]])
   out = mapped([[7, -1]], mapping={7: 1}, ignore_value=-1)
   np.testing.assert_array_equal(out, [[1, 255]])
 
@@ -106,3 +106,92 @@ def test_labels_of_a_split_are_mapped_with_the_configuration(tmp_path):
   folder = write_folder(tmp_path / 'x', {'a': label})
   split = open_split(Source(images=folder, labels=folder), mapping={0: 1, 255: 0}, ignore_value=7)
   np.testing.assert_array_equal(split.label(0), [[1, 0, 255], [0, 1, 255]])
+
+
+# ---- what is done before the mapping ------------------------------------------------------------
+
+
+def test_one_of_many_values_is_a_class_and_all_others_are_another():
+  raw = np.array([[0, 7], [3, 500]], np.uint16)
+  mapping = {3: 1, 7: 0}
+  out = labels.map_labels(
+    raw, num_classes=2, label_mapping=mapping, ignore_value=500, other=0, name=''
+  )
+  np.testing.assert_array_equal(out, [[0, 0], [1, labels.IGNORED]])
+
+
+def test_colours_of_a_legend_become_values():
+  raw = np.array([[[255, 0, 0], [0, 0, 0]], [[0, 128, 255], [255, 0, 0]]], np.uint8)
+  out = labels.decode_colours(raw, {'#FF0000': 5, '#000000': 0, '#0080ff': 9}, name='label.png')
+  np.testing.assert_array_equal(out, [[5, 0], [9, 5]])
+
+
+def test_a_blended_colour_is_named():
+  raw = np.full((2, 2, 3), 17, np.uint8)
+  with pytest.raises(DataError, match=r'label\.png: #111111 is not in data\.labels\.colours'):
+    labels.decode_colours(raw, {'#000000': 0}, name='label.png')
+  with pytest.raises(DataError, match=r'label\.png: is uint8 grey, but data\.labels\.colours'):
+    labels.decode_colours(raw[..., 0], {'#000000': 0}, name='label.png')
+
+
+def test_instances_have_a_boundary_where_another_value_is_near():
+  # Two touching instances with ids beyond 32 bits, and background on the right.
+  a, b = 2**40, 2**40 + 1
+  raw = np.array([[a, a, a, b, b, b, 0, 0]] * 3, np.uint64)
+  out = labels.part_instances(raw, width=1, name='')
+  np.testing.assert_array_equal(out, [[1, 1, 2, 2, 1, 2, 0, 0]] * 3)
+  wide = labels.part_instances(raw, width=2, name='')
+  np.testing.assert_array_equal(wide, [[1, 2, 2, 2, 2, 2, 0, 0]] * 3)
+
+
+def test_the_boundary_reaches_corners_and_leaves_the_border_of_the_image_open():
+  raw = np.ones((4, 4), np.int32)
+  raw[0, 0] = 0
+  expected = np.ones((4, 4), np.uint8)
+  expected[:2, :2] = 2
+  expected[0, 0] = 0
+  np.testing.assert_array_equal(labels.part_instances(raw, width=1, name=''), expected)
+
+
+@given(
+  st.integers(1, 3),
+  st.lists(st.lists(st.integers(0, 3), min_size=7, max_size=7), min_size=5, max_size=5),
+)
+@settings(max_examples=50, deadline=None)
+def test_the_boundary_is_what_a_search_of_every_window_finds(width, rows):
+  raw = np.array(rows)
+  out = labels.part_instances(raw, width=width, name='')
+  for (y, x), value in np.ndenumerate(raw):
+    window = raw[max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
+    expected = 0 if value == 0 else 2 if (window != value).any() else 1
+    assert out[y, x] == expected
+
+
+def test_a_split_reads_instances_colours_and_masks(tmp_path):
+  ids = np.array([[[3, 3, 3, 9, 9, 9]] * 6], np.uint8)
+  colours = np.zeros((6, 6, 3), np.uint8)
+  colours[:, 3:] = 255, 0, 0
+  mask = np.ones((6, 6), np.uint8)
+  mask[0] = 0
+  folders = {
+    name: write_folder(tmp_path / name, {'a': array})
+    for name, array in (('image', plain(0, (6, 6))), ('ids', ids[0]), ('rgb', colours))
+  }
+  folders['mask'] = write_folder(tmp_path / 'mask', {'a': mask})
+
+  def read(which, **options):
+    source = Source(images=folders['image'], labels=folders[which], mask=folders['mask'])
+    return open_split(source, classes=('in', 'edge'), **options).label(0)
+
+  membranes = read('ids', labels=Labels(kind='instances'), mapping={1: 0, 2: 1})
+  np.testing.assert_array_equal(membranes[0], [labels.IGNORED] * 6)
+  np.testing.assert_array_equal(membranes[1:], [[0, 0, 1, 1, 0, 0]] * 5)
+  named = read('rgb', labels=Labels(colours={'#000000': 0, '#ff0000': 1}))
+  np.testing.assert_array_equal(named[1:], [[0, 0, 0, 1, 1, 1]] * 5)
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path):
+  image = write_folder(tmp_path / 'image', {'a': plain(0)})
+  mask = write_folder(tmp_path / 'mask', {'a': plain(0, (6, 9))})
+  with pytest.raises(DataError, match=r'mask, a: mask is 6 x 9 .*image a is 6 x 8'):
+    open_split(Source(images=image, labels=image, mask=mask))

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from data_support import volume_split
+from data_support import rules, volume_split
 
 from emseg_jax.config import Proximity, Sampling
 from emseg_jax.data import normalise, pairs, pipeline, targets, volumes
@@ -23,9 +23,7 @@ def make_split(sections=SECTIONS, size=SIZE):
   image, label = volumes.ArrayVolume(images), volumes.ArrayVolume(labels)
   return pairs.Split(
     [pairs.Section(name, image, i, label, i) for i, name in enumerate(image.names)],
-    num_classes=3,
-    label_mapping=None,
-    ignore_value=None,
+    rules=rules(3),
     cache_bytes=10**4,  # two or three sections: some are read again
   )
 
@@ -164,9 +162,7 @@ def test_a_batch_may_be_larger_than_the_split():
 
 def test_an_error_while_reading_reaches_the_loop():
   split = make_split()
-  broken = pairs.Split(
-    split.sections, num_classes=2, label_mapping=None, ignore_value=None, cache_bytes=0
-  )
+  broken = pairs.Split(split.sections, rules=rules(2), cache_bytes=0)
   with pytest.raises(Exception, match='label value 2 is not in'):
     iterate(dataset(split=broken), 1, threads=2)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from data_support import rules
 
 from emseg_jax.config import Sampling
 from emseg_jax.data import normalise, pairs, sampling, volumes
@@ -19,9 +20,7 @@ def split_of(shape, *, ignore_value=None, colour=False):
   label = volumes.ArrayVolume((number % 5).astype(np.uint8)[None])
   return pairs.Split(
     [pairs.Section('memory', volume, 0, label, 0)],
-    num_classes=5,
-    label_mapping=None,
-    ignore_value=ignore_value,
+    rules=rules(5, ignore_value=ignore_value),
     cache_bytes=10**6,
   )
 

@@ -1,0 +1,161 @@
+"""What label files mean: from stored values to class indices.
+
+Three steps, the first two by option: colours of a legend become values; instance ids become outside
+(0), inside (1) and boundary (2); values become class indices by `data.label_mapping`. Class indices
+are uint8, with `IGNORED` (255) where a pixel is not to be scored.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from emseg_jax import config
+from emseg_jax.errors import DataError
+
+__all__ = ['IGNORED', 'Rules', 'decode_colours', 'map_labels', 'part_instances']
+
+IGNORED = 255
+OUTSIDE, INSIDE, BOUNDARY = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """How the labels of a data set are read."""
+
+  task: config.Task
+  data: config.Data
+
+  def apply(self, raw: np.ndarray, *, name: str) -> np.ndarray:
+    """Turns what a label file holds, [Y, X] or [Y, X, 3], into uint8 [Y, X] class indices.
+
+    Raises:
+      DataError: naming `name`, where a colour or value has no meaning.
+    """
+    options = self.data.labels
+    if options.colours is not None:
+      raw = decode_colours(raw, options.colours, name=name)
+    if options.kind == 'instances':
+      raw = part_instances(raw, width=options.boundary_width, name=name)
+    return map_labels(
+      raw,
+      num_classes=len(self.task.classes),
+      label_mapping=self.data.label_mapping,
+      ignore_value=self.task.ignore_value,
+      other=options.other,
+      name=name,
+    )
+
+
+def map_labels(
+  raw: np.ndarray,
+  *,
+  num_classes: int,
+  label_mapping: Mapping[int, int] | None,
+  ignore_value: int | None,
+  other: int | None = None,
+  name: str,
+) -> np.ndarray:
+  """Maps stored label values to uint8 class indices; `ignore_value` becomes IGNORED.
+
+  Args:
+    raw: [Y, X] whole numbers.
+    num_classes: without a mapping, the values 0 to num_classes - 1 are the classes.
+    label_mapping: value -> class.
+    ignore_value: value that is not scored.
+    other: class of all values that are neither mapped nor ignored; None: they are an error.
+    name: of the label, for the message.
+
+  Raises:
+    DataError: the label is RGB, is not integer-valued, or has a value that is not allowed.
+  """
+  raw = _whole_numbers(raw, name)
+  mapping = dict(label_mapping) if label_mapping else {i: i for i in range(num_classes)}
+  if ignore_value is not None:
+    mapping[ignore_value] = IGNORED
+  values = np.unique(raw)
+  unknown = [int(v) for v in values if int(v) not in mapping]
+  if unknown and other is None:
+    shown = ', '.join(str(v) for v in unknown[:5]) + (', ...' if len(unknown) > 5 else '')
+    hint = ''
+    if set(values.tolist()) in ({255}, {0, 255}) and not label_mapping and num_classes == 2:
+      hint = '; for a 0/255 mask set data.label_mapping to {"0": 0, "255": 1}'
+    raise DataError(
+      f'{name}: label value {shown} is not in data.label_mapping (allowed: {sorted(mapping)}){hint}'
+    )
+  table_values = np.array([mapping.get(int(v), other) for v in values], np.uint8)
+  return table_values[np.searchsorted(values, raw)]
+
+
+def _whole_numbers(raw: np.ndarray, name: str) -> np.ndarray:
+  if raw.ndim != 2:
+    raise DataError(
+      f'{name}: the label has {raw.shape[-1]} colour channels; allowed: one grey value per class, '
+      'or a legend in data.labels.colours'
+    )
+  if raw.dtype == np.bool_:
+    return raw.astype(np.uint8)
+  if not np.issubdtype(raw.dtype, np.integer):
+    if not np.array_equal(raw, np.round(raw)):
+      raise DataError(f'{name}: the label has fractional values; allowed: whole numbers')
+    return raw.astype(np.int64)
+  return raw
+
+
+def decode_colours(raw: np.ndarray, legend: Mapping[str, int], *, name: str) -> np.ndarray:
+  """Colours to the values of a legend.
+
+  Args:
+    raw: uint8 [Y, X, 3].
+    legend: '#rrggbb' -> value.
+    name: of the label, for the message.
+
+  Returns:
+    int64 [Y, X].
+
+  Raises:
+    DataError: the label is not 8-bit RGB, or has a colour that is not in the legend.
+  """
+  if raw.ndim != 3 or raw.dtype != np.uint8:
+    raise DataError(
+      f'{name}: is {raw.dtype} {"grey" if raw.ndim == 2 else "RGB"}, but data.labels.colours is a '
+      'legend of 8-bit RGB labels'
+    )
+  packed = raw.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+  known = {int(colour[1:], 16): value for colour, value in legend.items()}
+  colours, where = np.unique(packed, return_inverse=True)
+  unknown = [f'#{c:06x}' for c in colours.tolist() if c not in known]
+  if unknown:
+    shown = ', '.join(unknown[:5]) + (', ...' if len(unknown) > 5 else '')
+    raise DataError(
+      f'{name}: {shown} is not in data.labels.colours (allowed: {", ".join(legend)}); blended '
+      'colours come from smoothing or JPEG'
+    )
+  return np.array([known[c] for c in colours.tolist()])[where].reshape(packed.shape)
+
+
+def part_instances(raw: np.ndarray, *, width: int, name: str) -> np.ndarray:
+  """Instance ids to outside (0), inside (1) and boundary (2).
+
+  The boundary are the pixels of an instance that have another value, be it another instance or 0,
+  within `width` pixels along y, x or both. Pixels beyond the border of the image are like the
+  nearest one inside, so that instances cut by it stay open.
+
+  Args:
+    raw: [Y, X] whole numbers, 0 outside all instances.
+    width: of the boundary inside of each instance, pixels.
+    name: of the label, for the message.
+
+  Raises:
+    DataError: the label is not made of whole numbers.
+  """
+  from scipy import ndimage
+
+  raw = _whole_numbers(raw, name)
+  values, ranks = np.unique(raw, return_inverse=True)
+  ranks = ranks.reshape(raw.shape).astype(np.int32)  # ids may have 64 bits
+  size = 2 * width + 1
+  differs = ndimage.maximum_filter(ranks, size, mode='nearest') != ndimage.minimum_filter(
+    ranks, size, mode='nearest'
+  )
+  return np.where(values[ranks] == 0, OUTSIDE, np.where(differs, BOUNDARY, INSIDE)).astype(np.uint8)
