@@ -249,6 +249,7 @@ def _case(folder: Path, split: str, data: pairs.Split, image: dict[str, Any]) ->
 # What a checkpoint's arrays depend on: evaluation and prediction may not change it.
 _NETWORK_FIELDS = (
   'data.channels',
+  'data.neighbours',
   'model.name',
   'model.options',
   'optim',

@@ -133,7 +133,7 @@ def _random_batch(config: Config) -> dict[str, np.ndarray]:
   size = augment.read_size(config.augment, patch)
   shape = (config.train.batch_size, *size)
   return {
-    'image': rng.normal(size=(*shape, config.data.channels)).astype(np.float32),
+    'image': rng.normal(size=(*shape, config.data.input_channels)).astype(np.float32),
     'label': rng.integers(len(config.task.classes), size=shape, dtype=np.int32),
     'weight': np.ones(shape, np.float32),
     'index': np.arange(shape[0], dtype=np.int32),

@@ -80,7 +80,7 @@ def _create(
     optimizer,
     seed=config.train.seed,
     # Parameters do not depend on the batch.
-    shape=(2, *config.data.patch, config.data.channels),
+    shape=(2, *config.data.patch, config.data.input_channels),
     ema=config.optim.ema is not None,
   )
 
@@ -201,7 +201,7 @@ def _one_loss(config: config_lib.Config) -> jax.Array:
   shape = (2, *config.data.patch)
   keys = {'params': jax.random.key(0), 'dropout': jax.random.key(0)}
   outputs, variables = model.init_with_output(
-    keys, jnp.zeros((*shape, config.data.channels)), train=True
+    keys, jnp.zeros((*shape, config.data.input_channels)), train=True
   )
   targets = {name: jnp.zeros(shape) for name in losses.host_targets(config.loss)}
   batch = {'label': jnp.zeros(shape, jnp.int32), 'weight': jnp.ones(shape), **targets}
@@ -220,7 +220,7 @@ def describe_start(config: config_lib.Config) -> str:
     DataError: the file cannot be read, or has too few or too many tensors.
   """
   model = make_model(config, dtype=jnp.dtype('float32'))
-  image = jax.ShapeDtypeStruct((2, *config.data.patch, config.data.channels), jnp.float32)
+  image = jax.ShapeDtypeStruct((2, *config.data.patch, config.data.input_channels), jnp.float32)
   keys = {'params': jax.random.key(0), 'dropout': jax.random.key(0)}
   variables = jax.eval_shape(lambda x: model.init(keys, x, train=True), image)
   _, rows = pretrained.load_pretrained(variables, config.model.init_from)

@@ -99,7 +99,13 @@ class Predictor:
       Interrupted: see `probabilities`.
     """
     volume = len(self.config.data.patch) == 3
-    sections = [split.network_image(i, self.normalisation, joined=volume) for i in group]
+    neighbours = self.config.data.neighbours
+    if neighbours:
+      blocks.groups(split, 3)  # raises if the sections are no volumes
+    sections = [
+      split.network_image(i, self.normalisation, joined=volume, neighbours=neighbours)
+      for i in group
+    ]
     image = np.stack(sections) if volume else sections[0]
     return self.probabilities(image, should_stop)
 

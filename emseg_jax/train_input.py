@@ -53,6 +53,7 @@ def training_batches(
     region=region(config),
     sampling=config.data.sampling,
     normalisation=normalisation,
+    neighbours=config.data.neighbours,
     targets=losses.host_targets(config.loss),
     proximity=config.data.proximity,
     cache=Path(os.path.expanduser(cache)) if cache else None,

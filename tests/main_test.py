@@ -154,3 +154,20 @@ def test_the_entry_point_returns_the_exit_code():
   assert output.strip().splitlines() == [
     'ConfigError: config.train.steps = 0: should be greater than 0'
   ]
+
+
+def test_sections_with_their_neighbours_train_score_and_predict(tmp_path):
+  support.write_pair(tmp_path, sections=6)
+  run, small = f'--workdir={tmp_path}/run', support.SMALL_NETWORK
+  arguments = [*support.pair_arguments(tmp_path), run, *small, '--config.data.neighbours=1']
+  quick = ['--config.train.steps=2', '--config.run.report=false', '--config.run.tensorboard=false']
+  assert support.run_main(*arguments, *quick) == 0
+  record = json.loads((tmp_path / 'run' / 'evaluation' / 'validation.json').read_text())
+  assert record['voxels'] == 6 * 64 * 64
+  predict = ['--mode=predict', f'--output={tmp_path}/out.tif']
+  assert support.run_main(run, *predict, f'--input={tmp_path}/image.tif') == 0
+  assert tifffile.imread(tmp_path / 'out.tif').shape == (6, 64, 64)
+  # A network that sees three sections has no use for a single one, nor for others' parameters.
+  tifffile.imwrite(tmp_path / 'one.tif', tifffile.imread(tmp_path / 'image.tif')[0])
+  assert support.run_main(run, *predict, f'--input={tmp_path}/one.tif') == 2
+  assert support.run_main(run, '--mode=evaluate', '--config.data.neighbours=0') == 2

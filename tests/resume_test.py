@@ -23,9 +23,7 @@ from emseg_jax.checkpoint import Checkpoints
 PHANTOM = '[{"phantom":{"count":24,"size":[96,96],"seed":2}}]'
 ARGUMENTS = (
   '--config=tiny',
-  '--config.model.name=rescrnet',  # quick to compile, with dropout and batch norm
-  '--config.model.options={"conv_blocks":1,"lstm_blocks":0,"filters":4,"kernel_sizes":[3],'
-  '"dilations":[1]}',
+  *support.SMALL_NETWORK,
   '--config.train.steps=24',
   '--config.train.log_every=4',
   '--config.train.eval_every=8',

@@ -15,6 +15,12 @@ from emseg_jax import main, metric_writer
 ROOT = Path(__file__).parent.parent
 # One device and the shared compilation cache, whatever the test process itself uses.
 COMMON = (f'--config.run.compile_cache={conftest.COMPILE_CACHE}', '--config.mesh.data=1')
+# Quick to compile, with dropout and batch norm.
+SMALL_NETWORK = (
+  '--config.model.name=rescrnet',
+  '--config.model.options={"conv_blocks":1,"lstm_blocks":0,"filters":4,"kernel_sizes":[3],'
+  '"dilations":[1]}',
+)
 
 
 def run_main(*arguments: str) -> int:

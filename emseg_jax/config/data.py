@@ -210,6 +210,11 @@ class Data(Section):
   channels: Literal[1, 3] = Field(
     1, description='channels fed to the network; grey is repeated for 3, RGB averaged for 1'
   )
+  neighbours: Annotated[int, Field(ge=0, le=16)] = Field(
+    0,
+    description='networks of sections also see so many sections before and behind, as channels '
+    '(2.5D); the volume is mirrored at its ends',
+  )
   patch: Size = Field(
     (128, 128), description='size (y, x), or (z, y, x), of what the network trains on'
   )
@@ -219,9 +224,16 @@ class Data(Section):
   prefetch: Annotated[int, Field(ge=1)] = Field(4, description='batches prepared ahead')
   cache_gb: NonNegative = Field(2.0, description='decoded sections kept in memory, GB per process')
 
+  @property
+  def input_channels(self) -> int:
+    """Channels that the network sees."""
+    return self.channels * (2 * self.neighbours + 1)
+
   @pydantic.model_validator(mode='after')
   def _check(self) -> Self:
     stride = self.sampling.stride
+    if self.neighbours and len(self.patch) == 3:
+      raise ValueError(f'neighbours={self.neighbours} is for a patch (y, x), not {self.patch}')
     if stride is not None and len(stride) != len(self.patch):
       raise ValueError(f'sampling.stride={stride} needs as many axes as patch={self.patch}')
     return self

@@ -6,6 +6,7 @@ another axis: with axis=1 (2) its y (x) axis and its z axis change places. What 
 is mirrored.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -91,17 +92,34 @@ def read_image(
   size: Place,
   *,
   axis: int = 0,
+  neighbours: int = 0,
 ) -> np.ndarray:
   """Reads a box of the image as the network sees it: float32 [z, y, x, channels].
 
-  Statistics are those of the volume, for a group of one section those of its file. Arguments as for
-  `read_block`.
+  Statistics are those of the volume, for a group of one section without neighbours those of its
+  file. With neighbours, the box is one plane, and so many planes before and behind it are further
+  channels; the volume is mirrored at its ends. Other arguments as for `read_block`.
   """
-  block = read_block(split.image, group, origin, size, axis=axis)
   statistics = None
   if normalisation.needs_volume:
-    statistics = split.volume_statistics(group[0], joined=len(group) > 1)
-  return np.stack([normalisation.apply(plane, statistics) for plane in block])
+    joined = len(group) > 1 or neighbours > 0
+    statistics = split.volume_statistics(group[0], joined=joined)
+  planes = []
+  for offset in range(-neighbours, neighbours + 1):
+    block = _read_plane(split, group, origin, size, axis, offset)
+    planes.append(np.stack([normalisation.apply(plane, statistics) for plane in block]))
+  return np.concatenate(planes, axis=-1) if neighbours else planes[0]
+
+
+def _read_plane(
+  split: pairs.Split, group: Group, origin: Place, size: Place, axis: int, offset: int
+) -> np.ndarray:
+  """A box, moved by `offset` planes; sections that the split does not use are seen, too."""
+  if not axis:
+    section = functools.partial(split.image, offset=offset)
+    return read_block(section, group, origin, size)
+  z = pairs.mirrored(origin[0] + offset, shape(split, group, axis=axis)[0])
+  return read_block(split.image, group, (z, *origin[1:]), size, axis=axis)
 
 
 def _exchange(place: Place, axis: int) -> tuple[int, ...]:

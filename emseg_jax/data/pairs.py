@@ -21,7 +21,7 @@ from emseg_jax.data import matching, normalise, phantom, selection, volumes
 from emseg_jax.data.labels import IGNORED, map_labels
 from emseg_jax.errors import DataError
 
-__all__ = ['IGNORED', 'Section', 'Split', 'map_labels', 'open_split']
+__all__ = ['IGNORED', 'Section', 'Split', 'map_labels', 'mirrored', 'open_split']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Split:
     self._rules = rules
     self._cache_bytes = cache_bytes
     self._cached_bytes = 0
-    self._cache: collections.OrderedDict[tuple[str, int], np.ndarray] = collections.OrderedDict()
+    self._cache: collections.OrderedDict[tuple, np.ndarray] = collections.OrderedDict()
     self._statistics: dict[tuple[volumes.Volume, int], normalise.VolumeStatistics] = {}
     self._lock = threading.Lock()
 
@@ -91,10 +91,24 @@ class Split:
       digest.update(np.ascontiguousarray(self.label(index)))
     return digest.hexdigest()
 
-  def image(self, index: int) -> np.ndarray:
-    """[Y, X] or [Y, X, 3] as the file holds it."""
+  def image(self, index: int, *, offset: int = 0) -> np.ndarray:
+    """[Y, X] or [Y, X, 3] as the file holds it.
+
+    With `offset`, the section so many behind it in its volume, whether the split uses it or not;
+    the volume is mirrored at its ends.
+
+    Raises:
+      DataError: it cannot be read, or has another size than section `index`.
+    """
     section = self.sections[index]
-    return self._cached(('image', index), lambda: section.image_volume.section(section.image_index))
+    volume = section.image_volume
+    z = mirrored(section.image_index + offset, len(volume))
+    if offset and volume.section_shape(z) != section.shape:
+      raise DataError(
+        f'{volume.path}: {volume.names[z]} is not as large as {section.name} beside it; the '
+        'sections of a volume must be equal in size'
+      )
+    return self._cached(('image', volume, z), lambda: volume.section(z))
 
   def label(self, index: int) -> np.ndarray:
     """uint8 [Y, X] class indices, IGNORED where not scored.
@@ -106,7 +120,7 @@ class Split:
     section = self.sections[index]
     if section.label_volume is None:
       raise DataError(f'{section.name}: has no label; set labels in its source')
-    return self._cached(('label', index), lambda: self._read_label(section))
+    return self._cached(('label', section.label_volume, index), lambda: self._read_label(section))
 
   def images(self) -> Iterator[np.ndarray]:
     return (self.image(i) for i in range(len(self)))
@@ -131,15 +145,26 @@ class Split:
     return known
 
   def network_image(
-    self, index: int, normalisation: normalise.Normalisation, *, joined: bool = False
+    self,
+    index: int,
+    normalisation: normalise.Normalisation,
+    *,
+    joined: bool = False,
+    neighbours: int = 0,
   ) -> np.ndarray:
     """The whole section as the network sees it: float32 [Y, X, channels].
 
-    `joined` as in `volume_statistics`: True for a network that sees whole volumes.
+    Args:
+      index: which section.
+      normalisation: applied to it.
+      joined: as in `volume_statistics`, for a network that sees whole volumes.
+      neighbours: so many sections before and behind are further channels, in their order.
     """
     needed = normalisation.needs_volume
-    volume = self.volume_statistics(index, joined=joined) if needed else None
-    return normalisation.apply(self.image(index), volume)
+    volume = self.volume_statistics(index, joined=joined or neighbours > 0) if needed else None
+    offsets = range(-neighbours, neighbours + 1)
+    sections = [normalisation.apply(self.image(index, offset=k), volume) for k in offsets]
+    return np.concatenate(sections, axis=-1) if neighbours else sections[0]
 
   def _read_label(self, section: Section) -> np.ndarray:
     volume, index = section.label_volume, section.label_index
@@ -163,6 +188,12 @@ class Split:
           _, old = self._cache.popitem(last=False)
           self._cached_bytes -= old.nbytes
     return value
+
+
+def mirrored(z: int, depth: int) -> int:
+  """The section that stands for section `z` of a volume: -1 is 0, -2 is 1, depth is depth - 1."""
+  z %= 2 * depth
+  return min(z, 2 * depth - 1 - z)
 
 
 def open_split(

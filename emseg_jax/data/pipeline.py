@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from emseg_jax import config
-from emseg_jax.data import normalise, pairs
+from emseg_jax.data import blocks, normalise, pairs
 from emseg_jax.data import targets as targets_lib
 from emseg_jax.data.sampling import Sampler, read_example
 from emseg_jax.errors import DataError
@@ -35,6 +35,7 @@ def train_dataset(
   region: Sequence[int],
   sampling: config.Sampling,
   normalisation: normalise.Normalisation,
+  neighbours: int = 0,
   targets: Sequence[str] = (),
   proximity: config.Proximity = config.Proximity(),  # noqa: B008 it is frozen
   cache: Path | None = None,
@@ -51,6 +52,7 @@ def train_dataset(
     region: size of what is cut out for it, from `augment.read_size`.
     sampling: which places become examples.
     normalisation: applied to each region.
+    neighbours: planes before and behind that are further channels.
     targets: names of maps to bring along; 'proximity' is the only one.
     proximity: how that is computed.
     cache: folder of computed targets; None: computed anew, kept in memory.
@@ -67,12 +69,20 @@ def train_dataset(
     DataError: the sampling or the targets do not fit the data.
     OutputError: the cache cannot be written.
   """
+  if neighbours:
+    blocks.groups(split, 3)  # raises if the sections are no volumes
   maps = {}
   if 'proximity' in targets:
     maps['proximity'] = _proximity(split, proximity, sampling, len(patch), cache)
   sampler = Sampler(split, patch=patch, region=region, options=sampling)
   draw = functools.partial(
-    _draw, split=split, sampler=sampler, ndim=len(patch), normalisation=normalisation, targets=maps
+    _draw,
+    split=split,
+    sampler=sampler,
+    ndim=len(patch),
+    normalisation=normalisation,
+    targets=maps,
+    neighbours=neighbours,
   )
   dataset = _entries(sampler.weights(), seed)
   dataset = dataset.random_map(draw).map_with_index(_with_index)
@@ -120,9 +130,16 @@ def _draw(
   ndim: int,
   normalisation: normalise.Normalisation,
   targets: dict[str, list[np.ndarray]],
+  neighbours: int,
 ) -> Batch:
-  region = sampler.draw(int(entry), rng)
-  return read_example(split, region, ndim=ndim, normalisation=normalisation, targets=targets)
+  return read_example(
+    split,
+    sampler.draw(int(entry), rng),
+    ndim=ndim,
+    normalisation=normalisation,
+    targets=targets,
+    neighbours=neighbours,
+  )
 
 
 def _with_index(index: int, example: Batch) -> Batch:

@@ -152,6 +152,7 @@ def read_example(
   ndim: int,
   normalisation: normalise.Normalisation,
   targets: Mapping[str, Sequence[np.ndarray]] | None = None,
+  neighbours: int = 0,
 ) -> Example:
   """Cuts a region out of images, labels and targets.
 
@@ -161,6 +162,7 @@ def read_example(
     ndim: axes of the example: 3, or 2 for a region of one plane.
     normalisation: applied to the image.
     targets: maps by name, an array [Y, X] per section of the split.
+    neighbours: so many planes before and behind are further channels of the image.
 
   Returns:
     image f32 [*region, C]; label i32 [*region]; weight f32 [*region], 0 where ignored or padded;
@@ -174,7 +176,13 @@ def read_example(
   weight[inside] = classes[inside] != pairs.IGNORED
   example = {
     'image': blocks.read_image(
-      split, normalisation, region.group, region.origin, region.size, axis=region.axis
+      split,
+      normalisation,
+      region.group,
+      region.origin,
+      region.size,
+      axis=region.axis,
+      neighbours=neighbours,
     ),
     'label': np.where(weight > 0, classes, 0).astype(np.int32),
     'weight': weight,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emseg_jax.config import Phantom, Source
-from emseg_jax.data import blocks, normalise
+from emseg_jax.data import blocks, normalise, pairs
 from emseg_jax.errors import DataError
 
 RAW = normalise.Normalisation('dataset', 1, 0.0, 1.0, 'float32')  # leaves pixels as they are
@@ -114,3 +114,56 @@ def test_a_folder_has_statistics_of_its_own_once_it_is_a_volume(tmp_path):
     # A network for sections sees every image by itself: constant ones are 0.
     single = blocks.read_image(split, per_volume, (i,), (0, 0, 0), (1, 6, 8))
     np.testing.assert_array_equal(single, np.zeros((1, 6, 8, 1)))
+
+
+# ---- neighbouring sections as channels ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('z', 'expected'), [(0, [1, 0, 0, 1, 2]), (2, [0, 1, 2, 3, 4]), (4, [2, 3, 4, 4, 3])]
+)
+def test_neighbours_are_channels_and_the_volume_is_mirrored_at_its_ends(z, expected):
+  split = numbered()
+  box = blocks.read_image(split, RAW, (z,), (0, 2, 3), (1, 3, 4), neighbours=2)
+  assert box.shape == (1, 3, 4, 5)
+  for channel, section in enumerate(expected):
+    np.testing.assert_array_equal(box[0, ..., channel], NUMBERS[section, 2:5, 3:7])
+  whole = split.network_image(z, RAW, neighbours=2)
+  np.testing.assert_array_equal(whole[2:5, 3:7], box[0])
+
+
+def test_neighbours_along_another_axis_are_its_planes():
+  split = numbered()
+  box = blocks.read_image(split, RAW, (0, 1, 2, 3, 4), (5, 1, 2), (1, 3, 4), axis=1, neighbours=1)
+  turned = NUMBERS.swapaxes(0, 1)  # y is z; it has six planes
+  for channel, plane in enumerate((4, 5, 5)):
+    np.testing.assert_array_equal(box[0, ..., channel], turned[plane, 1:4, 2:6])
+
+
+def test_neighbours_are_those_of_the_volume_not_of_the_split(tmp_path):
+  stack = np.arange(9, dtype=np.uint8)[:, None, None] * np.ones((1, 6, 8), np.uint8)
+  source = Source(images=write_stack(tmp_path / 's.tif', stack), slices='1::3')
+  split = open_split(source)
+  assert split.network_image(1, RAW, neighbours=1)[0, 0].tolist() == [3, 4, 5]
+
+
+def test_a_neighbour_of_another_size_is_refused(tmp_path):
+  named = {'a': plain(0), 'b': plain(0, (6, 9))}
+  split = open_split(Source(images=write_folder(tmp_path / 'f', named), slices=':1'))
+  with pytest.raises(DataError, match='f: b is not as large as a beside it'):
+    split.network_image(0, RAW, neighbours=1)
+
+
+def test_neighbours_are_normalised_with_their_volume(tmp_path):
+  named = {f'z{i}': plain(10 * i) for i in range(3)}
+  split = open_split(Source(images=write_folder(tmp_path / 'f', named)))
+  each = normalise.Normalisation('per_volume', 1, 0.0, 1.0, 'uint8')
+  row = split.network_image(1, each, neighbours=1)[0, 0]
+  # Mean and standard deviation of 0, 10, 20.
+  np.testing.assert_allclose(row, np.array([-10, 0, 10]) / np.sqrt(200 / 3), rtol=1e-6)
+
+
+@given(st.integers(-40, 40), st.integers(1, 6))
+def test_mirroring_is_numpys_symmetric_padding(z, depth):
+  padded = np.pad(np.arange(depth), 40, mode='symmetric')
+  assert pairs.mirrored(z, depth) == padded[z + 40] if z < depth + 40 else True
