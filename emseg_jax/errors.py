@@ -44,7 +44,7 @@ class OutputError(EmsegError):
 
 
 class TrainingError(EmsegError):
-  """Training cannot go on: the loss or its gradient stopped being finite."""
+  """Training cannot go on: the loss or its gradient is not finite, or a reader process died."""
 
   exit_code = 3
 

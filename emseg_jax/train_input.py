@@ -54,6 +54,7 @@ def training_batches(
     sampling=config.data.sampling,
     normalisation=normalisation,
     neighbours=config.data.neighbours,
+    damaged=config.data.damaged,
     targets=losses.host_targets(config.loss),
     proximity=config.data.proximity,
     cache=Path(os.path.expanduser(cache)) if cache else None,
@@ -67,9 +68,13 @@ def training_batches(
 def batches_from(
   dataset: grain.MapDataset, step: int, data: config_lib.Data
 ) -> Iterator[dict[str, np.ndarray]]:
-  """The batches of step `step` and all later ones, read ahead by threads."""
+  """The batches of step `step` and all later ones, read ahead by threads or processes."""
   return pipeline.train_iterator(
-    dataset, start_step=step, threads=data.threads, prefetch=data.prefetch
+    dataset,
+    start_step=step,
+    threads=data.threads,
+    prefetch=data.prefetch,
+    workers=data.workers,
   )
 
 

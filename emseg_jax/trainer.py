@@ -29,7 +29,7 @@ from emseg_jax import (
 )
 from emseg_jax.checkpoint import Checkpoints, Meta
 from emseg_jax.data import normalise, pairs
-from emseg_jax.errors import CheckpointError, Interrupted, TrainingError
+from emseg_jax.errors import CheckpointError, EmsegError, Interrupted, TrainingError
 from emseg_jax.metric_writer import MetricWriter
 from emseg_jax.predict import Predictor
 from emseg_jax.progress import Progress
@@ -133,8 +133,7 @@ class _Loop:
     should_stop: StopFn,
   ):
     self._setup, self._config = setup, setup.config
-    self._checkpoints = checkpoints
-    self._validation = splits['validation']
+    self._checkpoints, self._validation = checkpoints, splits['validation']
     self._should_stop = should_stop
     self._state, self._meta = state, meta
     self._saved_step = meta.step
@@ -201,7 +200,7 @@ class _Loop:
 
   def _train_one_step(self) -> None:
     began = time.perf_counter()
-    host_batch = next(self._batches)
+    host_batch = self._next_batch()
     waited = time.perf_counter() - began
     batch = sharding.put_batch(host_batch, self._setup.mesh)
     self._state, metrics = self._step_fn(self._state, batch)
@@ -213,6 +212,14 @@ class _Loop:
     if self._meta.step % self._config.train.log_every == 0:
       self._fetch(keep=0)
       self._log()
+
+  def _next_batch(self) -> dict[str, np.ndarray]:
+    """The next batch; if it cannot be read, what was learnt so far is saved first."""
+    try:
+      return next(self._batches)
+    except EmsegError:
+      self._keep()
+      raise
 
   def _fetch(self, *, keep: int) -> None:
     """Brings metrics to the host, all but the last `keep`, and stops at the first bad one."""
@@ -269,15 +276,7 @@ class _Loop:
     self._meta = found.meta
     if found.reduce_rate:
       self._state = train_state.reduce_rate(self._state, self._config.optim.plateau_factor)
-    shown = {n: scores.get(n) for n in dict.fromkeys(('miou', 'accuracy', best))}
-    self._progress.say(
-      f'step {self._meta.step}: validation '
-      + ', '.join(f'{n} {"-" if v is None else format(v, ".4f")}' for n, v in shown.items())
-      + f' ({result.seconds:.1f} s)'
-      + (', the best so far' if found.improved else '')
-      + (', learning rate reduced' if found.reduce_rate else '')
-      + (', no improvement: the end' if self._meta.finished else '')
-    )
+    self._progress.say(found.describe(scores, best=best, seconds=result.seconds))
     self._progress.restart()
     return found.improved or found.reduce_rate or self._meta.finished
 
@@ -291,13 +290,16 @@ class _Loop:
     self._checkpoints.save(self._state, self._meta)
     self._saved_step = self._meta.step
 
-  def _save_and_stop(self) -> None:
+  def _keep(self) -> None:
+    """Saves what was learnt since the last checkpoint, and waits until it is written."""
     if self._meta.step > self._saved_step:
       self._save()
     self._checkpoints.wait()
-    raise Interrupted(
-      f'stopped at step {self._meta.step}, saved; the same command goes on from there'
-    )
+
+  def _save_and_stop(self) -> None:
+    self._keep()
+    where = f'stopped at step {self._meta.step}'
+    raise Interrupted(f'{where}, saved; the same command goes on from there')
 
 
 def _describe(

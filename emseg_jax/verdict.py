@@ -5,6 +5,7 @@ Pure bookkeeping on the checkpoint's record, so that a restarted run decides the
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from emseg_jax import config as config_lib
 from emseg_jax import metrics
@@ -26,6 +27,18 @@ class Verdict:
   meta: Meta
   improved: bool
   reduce_rate: bool
+
+  def describe(self, scores: Mapping[str, float | None], *, best: str, seconds: float) -> str:
+    """One line: mIoU, accuracy and the score `best`, and what follows from them."""
+    shown = {n: scores.get(n) for n in dict.fromkeys(('miou', 'accuracy', best))}
+    return (
+      f'step {self.meta.step}: validation '
+      + ', '.join(f'{n} {"-" if v is None else format(v, ".4f")}' for n, v in shown.items())
+      + f' ({seconds:.1f} s)'
+      + (', the best so far' if self.improved else '')
+      + (', learning rate reduced' if self.reduce_rate else '')
+      + (', no improvement: the end' if self.meta.finished else '')
+    )
 
 
 def judge(meta: Meta, score: float | None, config: config_lib.Config) -> Verdict:

@@ -121,3 +121,32 @@ def test_a_run_that_ended_early_stays_so_and_goes_on_when_extended(tmp_path, eve
   _train(everything, other, extend=True, stop_at=11)
   _train(everything, other, extend=True)
   _assert_same_state(everything, other, folder)
+
+
+def test_a_file_that_breaks_while_training_ends_the_run_and_nothing_learnt_is_lost(tmp_path):
+  support.write_pair(tmp_path)
+  image = tmp_path / 'image.tif'
+  intact = image.read_bytes()
+  arguments = (*support.pair_arguments(tmp_path)[1:], *support.SMALL_NETWORK)
+  config = config_io.apply_overrides(
+    config_io.load('tiny'),
+    [a.removeprefix('--config.') for a in arguments]
+    + ['data.cache_gb=0', 'data.prefetch=1', 'train.log_every=1', 'train.steps=12', 'mesh.data=1']
+    + ['train.checkpoint_every=100', 'data.validation=[]', 'run.tensorboard=false'],
+  )
+  folder = tmp_path / 'run'
+
+  def breaks_the_file():
+    if any(r['step'] >= 3 for r in support.records_without_clocks(folder)):
+      image.write_bytes(intact[: len(intact) // 2])
+    return False
+
+  with pytest.raises(errors.DataError, match=r'image\.tif'):
+    trainer.train(config, folder, should_stop=breaks_the_file)
+  stopped = _latest(config, folder)[1].step
+  assert 3 <= stopped < 12
+  image.write_bytes(intact)
+  trainer.train(config, folder, should_stop=lambda: False)
+  other = tmp_path / 'uninterrupted'
+  trainer.train(config, other, should_stop=lambda: False)
+  _assert_same_state(config, folder, other)

@@ -221,6 +221,14 @@ class Data(Section):
   sampling: Sampling = Field(Sampling(), description='which places become training examples')
   proximity: Proximity = Field(Proximity(), description='target of centreline terms')
   threads: Annotated[int, Field(ge=0, le=256)] = Field(4, description='reader threads')
+  workers: Annotated[int, Field(ge=0, le=256)] = Field(
+    0, description='reader processes, each with `threads`; 0: threads of this process alone'
+  )
+  damaged: Literal['stop', 'skip'] = Field(
+    'stop',
+    description='what a file that cannot be read while training does: stop the run, or be passed '
+    'over with a warning',
+  )
   prefetch: Annotated[int, Field(ge=1)] = Field(4, description='batches prepared ahead')
   cache_gb: NonNegative = Field(2.0, description='decoded sections kept in memory, GB per process')
 

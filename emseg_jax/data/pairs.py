@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -76,6 +76,15 @@ class Split:
 
   def __len__(self) -> int:
     return len(self.sections)
+
+  def __getstate__(self) -> dict[str, Any]:
+    """For reader processes: everything but the lock; each begins with an empty cache."""
+    empty = {'_lock': None, '_cached_bytes': 0, '_cache': collections.OrderedDict()}
+    return self.__dict__ | empty
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._lock = threading.Lock()
 
   def fingerprint(self) -> str:
     """A digest of names, shapes and up to 64 sections' pixels and labels.

@@ -2,28 +2,35 @@
 
 source -> seed -> shuffle -> repeat (-> mix, if weighted) -> random_map (every host-side draw)
 -> map_with_index (`index`) -> batch(local) -> the batches of this process -> [step:] -> iterator
-with threads
+with threads (-> processes)
 
 The dataset is infinite and random access: batch k is a pure function of (seed, k), so a restart
-slices at the step, and neither the number of threads nor of processes changes which examples a step
-sees. Process p of P takes rows step*B + p*b .. step*B + p*b + b - 1 with b = B/P.
+slices at the step, and neither the number of threads, of workers nor of processes changes which
+examples a step sees. Process p of P takes rows step*B + p*b .. step*B + p*b + b - 1 with b = B/P.
 """
 
 import collections
 import functools
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import grain
 import numpy as np
+from absl import flags
 
 from emseg_jax import config
 from emseg_jax.data import blocks, normalise, pairs
 from emseg_jax.data import targets as targets_lib
 from emseg_jax.data.sampling import Sampler, read_example
-from emseg_jax.errors import DataError
+from emseg_jax.errors import DataError, TrainingError
 
 __all__ = ['train_dataset', 'train_iterator']
+
+LOGGER = logging.getLogger(__name__)
+SUBSTITUTES = 20  # examples tried in place of one that cannot be read
 
 Batch = dict[str, np.ndarray]
 
@@ -36,6 +43,7 @@ def train_dataset(
   sampling: config.Sampling,
   normalisation: normalise.Normalisation,
   neighbours: int = 0,
+  damaged: Literal['stop', 'skip'] = 'stop',
   targets: Sequence[str] = (),
   proximity: config.Proximity = config.Proximity(),  # noqa: B008 it is frozen
   cache: Path | None = None,
@@ -53,6 +61,7 @@ def train_dataset(
     sampling: which places become examples.
     normalisation: applied to each region.
     neighbours: planes before and behind that are further channels.
+    damaged: whether an example that cannot be read is an error, or another one takes its place.
     targets: names of maps to bring along; 'proximity' is the only one.
     proximity: how that is computed.
     cache: folder of computed targets; None: computed anew, kept in memory.
@@ -83,6 +92,7 @@ def train_dataset(
     normalisation=normalisation,
     targets=maps,
     neighbours=neighbours,
+    skip=damaged == 'skip',
   )
   dataset = _entries(sampler.weights(), seed)
   dataset = dataset.random_map(draw).map_with_index(_with_index)
@@ -131,15 +141,23 @@ def _draw(
   normalisation: normalise.Normalisation,
   targets: dict[str, list[np.ndarray]],
   neighbours: int,
+  skip: bool,
 ) -> Batch:
-  return read_example(
-    split,
-    sampler.draw(int(entry), rng),
-    ndim=ndim,
-    normalisation=normalisation,
-    targets=targets,
-    neighbours=neighbours,
-  )
+  for left in reversed(range(SUBSTITUTES if skip else 1)):
+    try:
+      return read_example(
+        split,
+        sampler.draw(int(entry), rng),
+        ndim=ndim,
+        normalisation=normalisation,
+        targets=targets,
+        neighbours=neighbours,
+      )
+    except DataError as error:
+      if not left:
+        raise
+      LOGGER.warning('Passed over: %s', error)
+      entry = rng.integers(len(sampler))
 
 
 def _with_index(index: int, example: Batch) -> Batch:
@@ -147,8 +165,43 @@ def _with_index(index: int, example: Batch) -> Batch:
 
 
 def train_iterator(
-  dataset: grain.MapDataset, *, start_step: int, threads: int, prefetch: int
+  dataset: grain.MapDataset, *, start_step: int, threads: int, prefetch: int, workers: int = 0
 ) -> Iterator[Batch]:
-  """Iterates from `start_step` on, `prefetch` batches ahead in `threads` threads."""
+  """Iterates from `start_step` on, `prefetch` batches ahead.
+
+  Neither threads nor workers change what a step sees.
+
+  Args:
+    dataset: from `train_dataset`.
+    start_step: first batch.
+    threads: reader threads, of each process that reads.
+    prefetch: batches ahead, per process that reads.
+    workers: processes that read, started anew (not forked); 0: this one.
+
+  Raises:
+    DataError: what a reader raised, when the batch that it was for is asked for.
+    TrainingError: a reader process was killed.
+  """
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
-  return iter(dataset[start_step:].to_iter_dataset(options))
+  stream = dataset[start_step:].to_iter_dataset(options)
+  if workers:
+    if not flags.FLAGS.is_parsed():  # grain reads its flags, which a notebook never parses
+      flags.FLAGS.mark_as_parsed()
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+    return _name_the_dead(iter(stream.mp_prefetch(processes)))
+  return iter(stream)
+
+
+def _name_the_dead(batches: Iterator[Batch]) -> Iterator[Batch]:
+  """Says in one sentence what grain says of a worker that is gone."""
+  try:
+    yield from batches
+  except RuntimeError as error:
+    if 'terminated unexpectedly' not in str(error):
+      raise
+    code = re.search('exit code (-?[0-9]+)', str(error))
+    raise TrainingError(
+      f'a reader process ended by itself, exit code {code[1] if code else "unknown"}'
+      f'{" (killed, perhaps for want of memory)" if code and code[1] == "-9" else ""}; lower '
+      'data.workers or data.cache_gb, which counts for each of them'
+    ) from error
