@@ -116,7 +116,11 @@ def evaluate(
 
 
 def score(
-  config: config_lib.Config, predictions: Path, labels: Path, *, output: Path | None = None
+  config: config_lib.Config,
+  predictions: str | Path,
+  labels: str | Path,
+  *,
+  output: Path | None = None,
 ) -> evaluate_lib.Evaluation:
   """Scores segmentation files made elsewhere with the classes and label mapping of a configuration.
 
@@ -140,7 +144,7 @@ def score(
 def predict(
   config: config_lib.Config,
   folder: Path,
-  source: Path,
+  source: str | Path,
   output: Path,
   *,
   should_stop: StopFn = _never,
@@ -160,7 +164,7 @@ def predict(
 def fuse(
   configs: Sequence[config_lib.Config],
   folders: Sequence[Path],
-  source: Path,
+  source: str | Path,
   output: Path,
   *,
   should_stop: StopFn = _never,
@@ -170,7 +174,7 @@ def fuse(
   Args:
     configs: the runs' configurations, perhaps with other tiles.
     folders: work directories; the i-th one's foreground becomes the value i + 1.
-    source: image, folder or stack.
+    source: what `volumes.open_volume` reads: image, folder, volume, or an address of one.
     output: file or folder to write.
     should_stop: asked between batches of tiles.
 

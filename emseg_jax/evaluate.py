@@ -127,7 +127,9 @@ def evaluate_split(
   return _score(split, predictions(), config, collector, baselines)
 
 
-def score_files(predictions: Path, labels: Path, *, config: config_lib.Config) -> Evaluation:
+def score_files(
+  predictions: str | Path, labels: str | Path, *, config: config_lib.Config
+) -> Evaluation:
   """Scores segmentation files made by any program against label files, section by section.
 
   Args:

@@ -41,7 +41,7 @@ def fused(scores: Sequence[np.ndarray]) -> np.ndarray:
 
 def fuse_files(
   predictors: Sequence[Predictor],
-  source: Path,
+  source: str | Path,
   output: Path,
   *,
   should_stop: Callable[[], bool] | None = None,
@@ -50,7 +50,7 @@ def fuse_files(
 
   Args:
     predictors: binary networks; the i-th one's foreground becomes the value i + 1.
-    source: what to segment.
+    source: what `volumes.open_volume` reads.
     output: file or folder to write.
     should_stop: asked between batches of tiles.
 
@@ -69,7 +69,7 @@ def fuse_files(
       raise ConfigError(
         f'task.classes={list(classes)}: a network to be fused has two classes, background first'
       )
-  volume = volumes.open_volume(source)
+  volume = volumes.open_volume(source, reading=predictors[0].config.predict.reading)
   for predictor in predictors:
     check_type(volume, predictor.normalisation)
   split = pairs.Split.of_images(volume)

@@ -30,6 +30,7 @@ MODES = (
   'report',
   'models',
   'benchmark',
+  'prepare',
   'fuse',
   'compare',
 )
@@ -46,9 +47,12 @@ def _define_flags() -> flags.FlagValues:
   text('config', 'configuration: FILE.py[:ARG], FILE.json, or a shipped NAME[:ARG]')
   text('workdir', 'folder of the run: configuration, checkpoints, metrics, report')
   flags.DEFINE_enum('mode', 'train', MODES, 'what to do', flag_values=values)
-  text('input', 'image, folder or stack to predict, or segmentation to evaluate')
+  text('input', 'what to predict, or segmentation to evaluate, or published files to prepare')
   text('labels', 'ground truth for --mode=evaluate --input')
   text('output', 'where predict writes; file for what other modes print')
+  flags.DEFINE_bool(
+    'partial', False, 'prepare from a part of the published files', flag_values=values
+  )
   flags.DEFINE_bool('extend', False, 'allow more train.steps than before', flag_values=values)
   return values
 
@@ -122,6 +126,9 @@ def _dispatch(values: flags.FlagValues, config: Config, stop: StopFlag, *, comma
   if mode == 'benchmark':
     _benchmark(values, config)
     return
+  if mode == 'prepare':
+    _prepare(values, config, stop)
+    return
   scoring = mode == 'evaluate' and values.input
   needed = ['workdir'] if not scoring else ['labels']
   needed += ['input', 'output'] if mode == 'predict' else []
@@ -140,11 +147,11 @@ def _dispatch(values: flags.FlagValues, config: Config, stop: StopFlag, *, comma
     api.train(config, folder, extend=values.extend, should_stop=stop, command=command)
   elif scoring:
     output = Path(values.output) if values.output else None
-    api.score(config, Path(values.input), Path(values.labels), output=output)
+    api.score(config, values.input, values.labels, output=output)
   elif mode == 'evaluate':
     api.evaluate(config, folder, should_stop=stop)
   elif mode == 'predict':
-    api.predict(config, folder, Path(values.input), Path(values.output), should_stop=stop)
+    api.predict(config, folder, values.input, Path(values.output), should_stop=stop)
   else:
     LOGGER.info('-> %s', api.report(config, folder, command=None))
 
@@ -170,7 +177,7 @@ def _with_runs(
   _prepare_devices(configs[0])
   from emseg_jax import api
 
-  api.fuse(configs, runs, Path(values.input), Path(values.output), should_stop=stop)
+  api.fuse(configs, runs, values.input, Path(values.output), should_stop=stop)
 
 
 def _check(values: flags.FlagValues, config: Config) -> None:
@@ -185,6 +192,21 @@ def _check(values: flags.FlagValues, config: Config) -> None:
     config_io.write_text(Path(values.output), json.dumps(report.to_json(), indent=2) + '\n')
   if not report.ok:
     raise DataError('the data are not ready to train on; see the errors above')
+
+
+def _prepare(values: flags.FlagValues, config: Config, stop: StopFlag) -> None:
+  """Builds the data sets that the configuration reads."""
+  from emseg_jax import prepare
+
+  reports = prepare.prepare_config(
+    config,
+    source=Path(values.input) if values.input else None,
+    output=Path(values.output) if values.output else None,
+    partial=values.partial,
+    should_stop=stop,
+  )
+  for report in reports:
+    print(prepare.format_report(report))
 
 
 def _models(values: flags.FlagValues) -> None:

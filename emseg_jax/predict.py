@@ -127,7 +127,7 @@ def load_predictor(config: config_lib.Config, workdir: Path) -> Predictor:
 
 
 def predict_files(
-  predictor: Predictor, source: Path, output: Path, *, should_stop: StopFn | None = None
+  predictor: Predictor, source: str | Path, output: Path, *, should_stop: StopFn | None = None
 ) -> list[Path]:
   """Segments an image, a folder or a stack into the same kind of file.
 
@@ -137,7 +137,7 @@ def predict_files(
 
   Args:
     predictor: a loaded predictor.
-    source: what to segment.
+    source: what `volumes.open_volume` reads.
     output: file or folder to write.
     should_stop: asked between batches of tiles.
 
@@ -150,7 +150,7 @@ def predict_files(
     OutputError: the output cannot be written.
   """
   config = predictor.config
-  volume = volumes.open_volume(source)
+  volume = volumes.open_volume(source, reading=config.predict.reading)
   check_type(volume, predictor.normalisation)
   split = pairs.Split.of_images(volume)
   values = _file_values(config)

@@ -13,7 +13,14 @@ from emseg_jax import config as config_lib
 from emseg_jax.data import normalise, pairs, pipeline
 from emseg_jax.errors import DataError
 
-__all__ = ['batches_from', 'class_counts', 'open_splits', 'region', 'training_batches']
+__all__ = [
+  'batches_from',
+  'class_counts',
+  'fit_normalisation',
+  'open_splits',
+  'region',
+  'training_batches',
+]
 
 
 def open_splits(config: config_lib.Config) -> dict[str, pairs.Split]:
@@ -49,14 +56,10 @@ def training_batches(
   cache = config.run.target_cache
   return pipeline.train_dataset(
     split,
-    patch=config.data.patch,
+    config.data,
     region=region(config),
-    sampling=config.data.sampling,
     normalisation=normalisation,
-    neighbours=config.data.neighbours,
-    damaged=config.data.damaged,
     targets=losses.host_targets(config.loss),
-    proximity=config.data.proximity,
     cache=Path(os.path.expanduser(cache)) if cache else None,
     seed=config.train.seed,
     batch_size=config.train.batch_size,
@@ -78,8 +81,20 @@ def batches_from(
   )
 
 
+def fit_normalisation(config: config_lib.Config, split: pairs.Split) -> normalise.Normalisation:
+  """Takes the statistics of the training images, of large data those of a fair share.
+
+  Raises:
+    DataError: an image cannot be read, or all pixels are equal.
+  """
+  images = (split.image_block((i,), *box)[0] for i, *box in split.excerpts())
+  return normalise.fit(config.data.normalisation, config.data.channels, images)
+
+
 def class_counts(config: config_lib.Config, split: pairs.Split) -> np.ndarray | None:
   """Voxels per class of the training labels [K] float32; None unless a loss term asks for it.
+
+  Of large data they are those of a fair share, see `data.excerpts`.
 
   Raises:
     DataError: a section has no label.
@@ -87,6 +102,6 @@ def class_counts(config: config_lib.Config, split: pairs.Split) -> np.ndarray | 
   if not losses.needs_class_counts(config.loss):
     return None
   counts = np.zeros(256, np.int64)
-  for index in range(len(split)):
-    counts += np.bincount(split.label(index).ravel(), minlength=256)
+  for index, *box in split.excerpts():
+    counts += np.bincount(split.label_block((index,), *box).ravel(), minlength=256)
   return counts[: len(config.task.classes)].astype(np.float32)

@@ -105,7 +105,7 @@ def _restore_or_start(
       )
     LOGGER.info('Resuming at step %d.', meta.step)
     return state, meta
-  record = normalise.fit(config.data.normalisation, config.data.channels, split.images())
+  record = train_input.fit_normalisation(config, split)
   meta = Meta(
     step=0,
     evaluated_step=-1,

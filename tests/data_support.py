@@ -48,6 +48,24 @@ class CountingVolume(volumes.ArrayVolume):
     return super()._read(index)
 
 
+class BoxVolume(volumes.ArrayVolume):
+  """Reads boxes, notes which, and never a whole section."""
+
+  cheap_boxes = True
+
+  def __init__(self, array, **options):
+    super().__init__(array, **options)
+    self.boxes = []
+
+  def _read(self, index):
+    raise AssertionError(f'section {index} is read as a whole')
+
+  def box(self, start, stop):
+    self._check_box(start, stop)
+    self.boxes.append((tuple(start), tuple(stop)))
+    return self._array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+
+
 def rules(num_classes, *, ignore_value=None):
   """Labels that are class indices."""
   names = tuple(f'class{i}' for i in range(num_classes))

@@ -13,6 +13,7 @@ from emseg_jax.config.augment import Augment, Defects
 from emseg_jax.config.base import Section, parse_arg, pick
 from emseg_jax.config.data import Data, Labels, Phantom, Proximity, Sampling, Source, Task
 from emseg_jax.config.learning import Loss, LossTerm, Model, Optim, Train, Weighting
+from emseg_jax.config.reading import Reading
 from emseg_jax.config.running import Eval, Mesh, Predict, Run
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
   'Phantom',
   'Predict',
   'Proximity',
+  'Reading',
   'Run',
   'Sampling',
   'Section',

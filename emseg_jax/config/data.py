@@ -13,6 +13,7 @@ from emseg_jax.config.base import (
   Size,
   SizeYX,
 )
+from emseg_jax.config.reading import Reading
 
 __all__ = ['Data', 'Labels', 'Phantom', 'Proximity', 'Sampling', 'Source', 'Task']
 
@@ -67,8 +68,16 @@ class Phantom(Section):
 class Source(Section):
   """Where images and their labels come from: files, or the synthetic phantom."""
 
-  images: str | None = Field(None, description='image, folder of images, or TIFF stack')
+  images: str | None = Field(
+    None,
+    description='image or folder of images; TIFF stack, MRC, HDF5 (file.h5:/raw), Zarr, N5, '
+    'precomputed, NIfTI, here or at http://, gs://, s3://; tfds://NAME?split=train',
+  )
   labels: str | None = Field(None, description='the same for labels; None: images only')
+  reading: Reading = Field(Reading(), description='what the image files do not say')
+  label_reading: Reading = Field(
+    Reading(), description='what the files of labels and mask do not say'
+  )
   mask: str | None = Field(
     None, description='the same for what is annotated: where it is 0, the label is not used'
   )

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from emseg_jax.config.base import Positive, Section, Size
+from emseg_jax.config.reading import Reading
 
 __all__ = ['Eval', 'Mesh', 'Predict', 'Run']
 
@@ -34,6 +35,7 @@ class Eval(Section):
 class Predict(Section):
   """Tiles fed to the network at evaluation and prediction, and what is written."""
 
+  reading: Reading = Field(Reading(), description='what the files of --input do not say')
   tile: Size | None = Field(
     None, description='tile size (y, x) or (z, y, x); None: twice a 2D patch, or a 3D patch'
   )

@@ -1,4 +1,4 @@
-"""Boxes of volumes, read section by section.
+"""Boxes of volumes, along any axis.
 
 A group is a tuple of section numbers of a split: one section, or the sections of one volume in
 order. Positions and sizes in a group are (z, y, x), in voxels. A group may be looked at along
@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from emseg_jax.data import normalise, pairs
+from emseg_jax.data import split as split_lib
 from emseg_jax.errors import DataError
 
-__all__ = ['Group', 'groups', 'read_block', 'read_image', 'shape']
+__all__ = ['Group', 'ReadFn', 'groups', 'of_sections', 'read_block', 'read_image', 'shape']
 
 Group = tuple[int, ...]
 Place = Sequence[int]
+ReadFn = Callable[[Group, Place, Place], np.ndarray]
 
 
 def groups(split: pairs.Split, ndim: int) -> tuple[Group, ...]:
@@ -63,12 +65,13 @@ def shape(split: pairs.Split, group: Group, *, axis: int = 0) -> tuple[int, int,
 
 
 def read_block(
-  section: Callable[[int], np.ndarray], group: Group, origin: Place, size: Place, *, axis: int = 0
+  read: ReadFn, group: Group, origin: Place, size: Place, *, axis: int = 0
 ) -> np.ndarray:
-  """Reads a box; only the sections that it touches are asked for, one after the other.
+  """Reads a box and mirrors what of it lies beyond the far end.
 
   Args:
-    section: section number -> [Y, X] (+ channels), such as `Split.label`.
+    read: (group, origin, size) -> the part inside, [z, y, x] (+ channels), as
+      `Split.label_block`.
     group: the sections of the volume.
     origin: (z, y, x) of the first voxel, inside the volume.
     size: (z, y, x), may reach beyond the far end of the volume.
@@ -77,11 +80,22 @@ def read_block(
   Returns:
     [z, y, x] (+ channels); may be read-only or not contiguous.
   """
-  (z, *start), (depth, *extent) = _exchange(origin, axis), _exchange(size, axis)
-  block = np.stack([_cut(section(i), start, extent) for i in group[z : z + depth]])
-  if len(block) < depth:
-    block = np.pad(block, [(0, depth - len(block))] + [(0, 0)] * (block.ndim - 1), 'symmetric')
+  size = _exchange(size, axis)
+  block = read(group, _exchange(origin, axis), size)
+  missing = [(0, s - n) for s, n in zip(size, block.shape, strict=False)]
+  if any(after for _, after in missing):
+    block = np.pad(block, missing + [(0, 0)] * (block.ndim - 3), mode='symmetric')
   return np.swapaxes(block, 0, axis)
+
+
+def of_sections(sections: Sequence[np.ndarray]) -> ReadFn:
+  """Reads from arrays [Y, X], one per section of the split."""
+
+  def read(group: Group, origin: Place, size: Place) -> np.ndarray:
+    (z, y, x), (depth, height, width) = origin, size
+    return np.stack([sections[i][y : y + height, x : x + width] for i in group[z : z + depth]])
+
+  return read
 
 
 def read_image(
@@ -107,7 +121,8 @@ def read_image(
   planes = []
   for offset in range(-neighbours, neighbours + 1):
     block = _read_plane(split, group, origin, size, axis, offset)
-    planes.append(np.stack([normalisation.apply(plane, statistics) for plane in block]))
+    rows = block.reshape(-1, *block.shape[2:])  # all planes as one: nothing here looks around
+    planes.append(normalisation.apply(rows, statistics).reshape(*block.shape[:3], -1))
   return np.concatenate(planes, axis=-1) if neighbours else planes[0]
 
 
@@ -116,22 +131,13 @@ def _read_plane(
 ) -> np.ndarray:
   """A box, moved by `offset` planes; sections that the split does not use are seen, too."""
   if not axis:
-    section = functools.partial(split.image, offset=offset)
-    return read_block(section, group, origin, size)
-  z = pairs.mirrored(origin[0] + offset, shape(split, group, axis=axis)[0])
-  return read_block(split.image, group, (z, *origin[1:]), size, axis=axis)
+    read = functools.partial(split.image_block, offset=offset)
+    return read_block(read, group, origin, size)
+  z = split_lib.mirrored(origin[0] + offset, shape(split, group, axis=axis)[0])
+  return read_block(split.image_block, group, (z, *origin[1:]), size, axis=axis)
 
 
 def _exchange(place: Place, axis: int) -> tuple[int, ...]:
   exchanged = list(place)
   exchanged[0], exchanged[axis] = exchanged[axis], exchanged[0]
   return tuple(exchanged)
-
-
-def _cut(array: np.ndarray, origin: Place, size: Place) -> np.ndarray:
-  """Cuts [y, x] (+ channels) at `origin`; what lies beyond the array is mirrored."""
-  window = array[origin[0] : origin[0] + size[0], origin[1] : origin[1] + size[1]]
-  missing = [(0, s - n) for s, n in zip(size, window.shape, strict=False)]
-  if not any(after for _, after in missing):
-    return window
-  return np.pad(window, missing + [(0, 0)] * (array.ndim - 2), mode='symmetric')

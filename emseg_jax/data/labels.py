@@ -26,6 +26,11 @@ class Rules:
   task: config.Task
   data: config.Data
 
+  @property
+  def reach(self) -> int:
+    """How far around a pixel its class depends on the label file, pixels."""
+    return self.data.labels.boundary_width if self.data.labels.kind == 'instances' else 0
+
   def apply(self, raw: np.ndarray, *, name: str) -> np.ndarray:
     """Turns what a label file holds, [Y, X] or [Y, X, 3], into uint8 [Y, X] class indices.
 
@@ -73,6 +78,16 @@ def map_labels(
   mapping = dict(label_mapping) if label_mapping else {i: i for i in range(num_classes)}
   if ignore_value is not None:
     mapping[ignore_value] = IGNORED
+  if raw.dtype.itemsize == 1:  # by far the most common, and quick
+    table = np.full(256, -1, np.int16)
+    for value, index in mapping.items():
+      if np.iinfo(raw.dtype).min <= value <= np.iinfo(raw.dtype).max:
+        table[np.asarray(value).astype(raw.dtype).view(np.uint8)] = index
+    if other is not None:
+      table[table < 0] = other
+    mapped = table[raw.view(np.uint8)]
+    if mapped.min(initial=0) >= 0:
+      return mapped.astype(np.uint8)
   values = np.unique(raw)
   unknown = [int(v) for v in values if int(v) not in mapping]
   if unknown and other is None:

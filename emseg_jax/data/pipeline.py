@@ -1,6 +1,6 @@
 """The training input: the one file that knows grain's options and their order.
 
-source -> seed -> shuffle -> repeat (-> mix, if weighted) -> random_map (every host-side draw)
+endless source in shuffled passes -> seed (-> mix, if weighted) -> random_map (every host-side draw)
 -> map_with_index (`index`) -> batch(local) -> the batches of this process -> [step:] -> iterator
 with threads (-> processes)
 
@@ -10,12 +10,12 @@ examples a step sees. Process p of P takes rows step*B + p*b .. step*B + p*b + b
 """
 
 import collections
+import dataclasses
 import functools
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import grain
 import numpy as np
@@ -24,7 +24,7 @@ from absl import flags
 from emseg_jax import config
 from emseg_jax.data import blocks, normalise, pairs
 from emseg_jax.data import targets as targets_lib
-from emseg_jax.data.sampling import Sampler, read_example
+from emseg_jax.data.sampling import Region, Sampler, read_example
 from emseg_jax.errors import DataError, TrainingError
 
 __all__ = ['train_dataset', 'train_iterator']
@@ -37,15 +37,11 @@ Batch = dict[str, np.ndarray]
 
 def train_dataset(
   split: pairs.Split,
+  data: config.Data,
   *,
-  patch: Sequence[int],
   region: Sequence[int],
-  sampling: config.Sampling,
   normalisation: normalise.Normalisation,
-  neighbours: int = 0,
-  damaged: Literal['stop', 'skip'] = 'stop',
   targets: Sequence[str] = (),
-  proximity: config.Proximity = config.Proximity(),  # noqa: B008 it is frozen
   cache: Path | None = None,
   seed: int,
   batch_size: int,
@@ -56,14 +52,10 @@ def train_dataset(
 
   Args:
     split: the training sections.
-    patch: size (y, x) or (z, y, x) of what the network sees.
-    region: size of what is cut out for it, from `augment.read_size`.
-    sampling: which places become examples.
+    data: its patch, sampling, proximity, neighbours and damaged are used.
+    region: size of what is cut out for a patch, from `augment.read_size`.
     normalisation: applied to each region.
-    neighbours: planes before and behind that are further channels.
-    damaged: whether an example that cannot be read is an error, or another one takes its place.
     targets: names of maps to bring along; 'proximity' is the only one.
-    proximity: how that is computed.
     cache: folder of computed targets; None: computed anew, kept in memory.
     seed: of the order and of every draw.
     batch_size: examples per step over all processes.
@@ -78,22 +70,19 @@ def train_dataset(
     DataError: the sampling or the targets do not fit the data.
     OutputError: the cache cannot be written.
   """
-  if neighbours:
+  if data.neighbours:
     blocks.groups(split, 3)  # raises if the sections are no volumes
-  maps = {}
-  if 'proximity' in targets:
-    maps['proximity'] = _proximity(split, proximity, sampling, len(patch), cache)
-  sampler = Sampler(split, patch=patch, region=region, options=sampling)
-  draw = functools.partial(
-    _draw,
-    split=split,
-    sampler=sampler,
-    ndim=len(patch),
+  maps = {'proximity': _proximity(split, data, cache)} if 'proximity' in targets else {}
+  sampler = Sampler(split, patch=data.patch, region=region, options=data.sampling)
+  read = functools.partial(
+    read_example,
+    split,
+    ndim=len(data.patch),
     normalisation=normalisation,
     targets=maps,
-    neighbours=neighbours,
-    skip=damaged == 'skip',
+    neighbours=data.neighbours,
   )
+  draw = functools.partial(_draw, sampler=sampler, read=read, skip=data.damaged == 'skip')
   dataset = _entries(sampler.weights(), seed)
   dataset = dataset.random_map(draw).map_with_index(_with_index)
   # There is no remainder, but without the option grain's length of batches of 1 overflows.
@@ -101,14 +90,9 @@ def train_dataset(
   return dataset[process_index::process_count] if process_count > 1 else dataset
 
 
-def _proximity(
-  split: pairs.Split,
-  options: config.Proximity,
-  sampling: config.Sampling,
-  ndim: int,
-  cache: Path | None,
-) -> list[np.ndarray]:
-  if sampling.planes_share and (options.dimensions or ndim) == 2:
+def _proximity(split: pairs.Split, data: config.Data, cache: Path | None) -> list[np.ndarray]:
+  options, ndim = data.proximity, len(data.patch)
+  if data.sampling.planes_share and (options.dimensions or ndim) == 2:
     raise DataError(
       'data.proximity.dimensions: is 2, but with data.sampling.planes_share sections are cut along '
       'other axes; set it to 3'
@@ -122,7 +106,7 @@ def _entries(weights: Sequence[float], seed: int) -> grain.MapDataset:
   for entry, weight in enumerate(weights):
     numbers[weight].append(entry)
   streams = [
-    grain.MapDataset.source(entries).seed(seed + k).shuffle().repeat(None)
+    grain.MapDataset.source(_Passes(tuple(entries), seed + k)).seed(seed + k)
     for k, entries in enumerate(numbers.values())
   ]
   if len(streams) == 1:
@@ -131,28 +115,40 @@ def _entries(weights: Sequence[float], seed: int) -> grain.MapDataset:
   return grain.MapDataset.mix(streams, weights=shares)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Passes:
+  """Endless entries, each once per pass; every pass has an order of its own.
+
+  Grain's shuffle takes milliseconds per element where there are few.
+  """
+
+  entries: tuple[int, ...]
+  seed: int
+
+  def __len__(self) -> int:
+    return 2**56  # some room is left for what grain computes from it
+
+  def __getitem__(self, index: int) -> int:
+    number, place = divmod(index, len(self.entries))
+    return self.entries[_order(len(self.entries), self.seed, number)[place]]
+
+
+@functools.lru_cache(maxsize=8)
+def _order(count: int, seed: int, number: int) -> np.ndarray:
+  return np.random.default_rng([seed, number]).permutation(count)
+
+
 def _draw(
   entry: int,
   rng: np.random.Generator,
   *,
-  split: pairs.Split,
   sampler: Sampler,
-  ndim: int,
-  normalisation: normalise.Normalisation,
-  targets: dict[str, list[np.ndarray]],
-  neighbours: int,
+  read: Callable[[Region], Batch],
   skip: bool,
 ) -> Batch:
   for left in reversed(range(SUBSTITUTES if skip else 1)):
     try:
-      return read_example(
-        split,
-        sampler.draw(int(entry), rng),
-        ndim=ndim,
-        normalisation=normalisation,
-        targets=targets,
-        neighbours=neighbours,
-      )
+      return read(sampler.draw(int(entry), rng))
     except DataError as error:
       if not left:
         raise

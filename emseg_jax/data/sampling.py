@@ -126,7 +126,7 @@ class Sampler:
     return region._replace(origin=origin, size=size)
 
   def _accepts(self, region: Region, kind: str) -> bool:
-    label = _read(self._split.label, region)
+    label = _read(self._split.label_block, region)
     counts = np.bincount(label.ravel(), minlength=pairs.IGNORED + 1)[: pairs.IGNORED]
     scored = counts.sum()
     if kind == 'foreground':
@@ -168,7 +168,7 @@ def read_example(
     image f32 [*region, C]; label i32 [*region]; weight f32 [*region], 0 where ignored or padded;
     valid i32 [ndim], the extent of the image in the region; targets f32 [*region].
   """
-  classes = _read(split.label, region)
+  classes = _read(split.label_block, region)
   shape = blocks.shape(split, region.group, axis=region.axis)
   valid = np.minimum(shape, region.size).astype(np.int32)
   weight = np.zeros(region.size, np.float32)
@@ -188,11 +188,11 @@ def read_example(
     'weight': weight,
   }
   for name, sections in (targets or {}).items():
-    example[name] = _read(sections.__getitem__, region).astype(np.float32)
+    example[name] = _read(blocks.of_sections(sections), region).astype(np.float32)
   if ndim == 2:
     example = {name: value[0] for name, value in example.items()}
   return {**example, 'valid': valid[3 - ndim :]}
 
 
-def _read(section, region: Region) -> np.ndarray:
-  return blocks.read_block(section, region.group, region.origin, region.size, axis=region.axis)
+def _read(read: blocks.ReadFn, region: Region) -> np.ndarray:
+  return blocks.read_block(read, region.group, region.origin, region.size, axis=region.axis)

@@ -2,41 +2,27 @@
 
 Understood: plain, BigTIFF, ImageJ and OME files with any compression that tifffile decodes, one
 section per page or (ImageJ beyond 4 GB) all sections behind one page; grey, RGB and palette colour.
-Sections run along one axis, Z; files with time points or separate channels are refused.
+Sections run along one axis, Z; of several channels one is chosen; files with time points are
+refused.
 """
 
 import dataclasses
 import math
-import re
 import struct
 from typing import Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
 
+from emseg_jax.config import Reading
+from emseg_jax.data.units import VoxelSize, known_size, to_nanometres
 from emseg_jax.errors import DataError
 
 __all__ = ['Palette', 'TiffPages', 'open_tiff']
 
 Palette = Literal['index', 'colour']
-VoxelSize = tuple[float | None, float | None, float | None]
-
-# Nanometres per unit, in the spellings of ImageJ (any) and OME (the symbols).
-NANOMETRES = {
-  'pm': 1e-3,
-  'å': 0.1,
-  'angstrom': 0.1,
-  'nm': 1.0,
-  'nanometer': 1.0,
-  'nanometre': 1.0,
-  'um': 1e3,
-  '\N{MICRO SIGN}m': 1e3,
-  '\N{GREEK SMALL LETTER MU}m': 1e3,
-  'micron': 1e3,
-  'micrometer': 1e3,
-  'micrometre': 1e3,
-  'mm': 1e6,
-}
+# No decoder makes more bytes of one byte of a file: Deflate reaches 1032, Zstandard 2**15.
+LARGEST_RATIO = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +37,7 @@ class TiffPages:
   offsets: tuple[int, ...]  # where each section's page starts; or its pixels, if not `paged`
   paged: bool
   voxel_size_zyx: VoxelSize | None
+  sample: int | None  # which of the numbers of a pixel is read; None: all
 
   def __len__(self) -> int:
     return len(self.offsets)
@@ -65,7 +52,7 @@ class TiffPages:
         form = self.shape if page.samplesperpixel == 1 else (*self.shape, page.samplesperpixel)
         tif.filehandle.seek(self.offsets[index])
         array = tif.filehandle.read_array(tif.byteorder + page.dtype.char, math.prod(form))
-        return _apply_photometric(array.reshape(form), page, self.palette)
+        return self._convert(array.reshape(form), page)
       tif.filehandle.seek(self.offsets[index])
       page = tifffile.TiffPage(tif, index=index)
       end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
@@ -77,10 +64,15 @@ class TiffPages:
       array = page.asarray()
       if page.axes == 'SYX':
         array = np.moveaxis(array, 0, -1)
-      return _apply_photometric(array, page, self.palette)
+      return self._convert(array, page)
+
+  def _convert(self, array: np.ndarray, page: Any) -> np.ndarray:
+    if self.sample is not None and array.ndim == 3:
+      return array[..., self.sample]
+    return _apply_photometric(array, page, self.palette)
 
 
-def open_tiff(path: str, *, palette: Palette) -> TiffPages:
+def open_tiff(path: str, *, palette: Palette, reading: Reading) -> TiffPages:
   """Reads all page headers, no pixels.
 
   Raises:
@@ -94,7 +86,7 @@ def open_tiff(path: str, *, palette: Palette) -> TiffPages:
     _check_chain(tif, path)
     _check_equal(pages, path)
     first = pages[0]
-    channels = _count_channels(first, path, palette)
+    _check_size(first, tif.filehandle.size, path)
     series = tif.series
     if len(series) > 1:
       if tif.is_ome:
@@ -109,15 +101,13 @@ def open_tiff(path: str, *, palette: Palette) -> TiffPages:
       raise DataError(
         f'{path}: some of its OME planes are in other files or missing; save the stack as one file'
       )
-    outer = [(a, n) for a, n in zip(axes, lengths, strict=True) if a not in 'YXS' and n > 1]
-    if len(outer) > 1 or any(a not in 'ZIQ' for a, _ in outer):
-      found = ', '.join(f'{a}={n}' for a, n in zip(axes, lengths, strict=True))
-      raise DataError(
-        f'{path}: has the axes {found}, but only Z, Y, X (and RGB) are allowed; save one channel '
-        'and one time point, or mark the sections as Z (in Fiji: Image > Properties, Slices)'
-      )
-    count = outer[0][1] if outer else 1
-    offsets, paged = _find_sections(tif, pages, count, path)
+    planes = _choose_planes(axes, lengths, reading, path)
+    # What the planes do not have to choose from must be in the pixels.
+    sample = reading.channel if planes.ndim == 1 else None
+    channels = _count_channels(first, path, palette, sample)
+    offsets, paged = _find_sections(tif, pages, planes.size, path)
+    if planes.ndim > 1:
+      planes = planes[:, reading.channel]
     shape = dict(zip(first.axes, first.shape, strict=True))
     return TiffPages(
       path=path,
@@ -127,10 +117,49 @@ def open_tiff(path: str, *, palette: Palette) -> TiffPages:
       if first.photometric.name == 'PALETTE' and palette == 'colour'
       else first.dtype.newbyteorder('='),
       channels=channels,
-      offsets=offsets,
+      offsets=tuple(offsets[i] for i in planes.tolist()),
       paged=paged,
-      voxel_size_zyx=_read_voxel_size(tif),
+      voxel_size_zyx=reading.voxel_size or _read_voxel_size(tif),
+      sample=sample,
     )
+
+
+def _choose_planes(axes: str, lengths: tuple[int, ...], reading: Reading, path: str) -> np.ndarray:
+  """Numbers of the planes [Z], or [Z, C] if channels are planes of their own.
+
+  `reading.axes` names the axes anew, those of length 1 may be left out.
+  """
+  named = [(a, n) for a, n in zip(axes, lengths, strict=True) if n > 1 or a in 'YX']
+  found = ', '.join(f'{a}={n}' for a, n in zip(axes, lengths, strict=True))
+  outer = [(a, n) for a, n in named if a not in 'YXS']
+  if reading.axes is not None:
+    names = reading.axes if outer else reading.axes.replace('Z', '')
+    plain = ''.join('C' if a == 'S' else a for a, _ in named)
+    if len(names) != len(named) or names[len(outer) :] != plain[len(outer) :]:
+      raise DataError(
+        f'{path}: has the axes {found}, which reading.axes={reading.axes} cannot name; it may give '
+        f'other names to the first {len(outer)}, those of planes, with letters Z, C, T'
+      )
+    outer = [(a, n) for a, (_, n) in zip(names, outer, strict=False)]
+  order = ''.join('Z' if a in 'ZIQ' else a for a, _ in outer)
+  if order in ('', 'Z'):
+    return np.arange(math.prod(n for _, n in outer))
+  several = dict(outer).get('C', 1)
+  if (
+    order in ('C', 'ZC', 'CZ') and 'S' not in [a for a, _ in named] and reading.channel is not None
+  ):
+    if reading.channel >= several:
+      raise DataError(
+        f'{path}: has {several} channels, reading.channel={reading.channel} is beyond 0 to '
+        f'{several - 1}'
+      )
+    planes = np.arange(math.prod(n for _, n in outer)).reshape([n for _, n in outer])
+    return planes.T if order == 'CZ' else planes.reshape(-1, several)
+  raise DataError(
+    f'{path}: has the axes {found}, but only Z, Y, X (and RGB) are allowed; choose one of several '
+    'channels with reading.channel, save one time point, or name the sections Z with reading.axes '
+    '(in Fiji: Image > Properties, Slices)'
+  )
 
 
 def _check_chain(tif: Any, path: str) -> None:
@@ -145,6 +174,19 @@ def _check_chain(tif: Any, path: str) -> None:
     raise DataError(
       f'{path}: damaged or cut short after page {len(tif.pages) - 1} of an unknown number; '
       'copy the file again'
+    )
+
+
+def _check_size(page: Any, file_bytes: int, path: str) -> None:
+  """Refuses a page that is larger than anything that the file could hold, decoded."""
+  if page.dtype is None:
+    return
+  pixels = max(math.prod(page.shape), math.prod(page.chunks))
+  ratio = 8 if page.compression == 1 else LARGEST_RATIO  # 8 bits to a byte
+  if not 0 < pixels * page.dtype.itemsize <= ratio * file_bytes:
+    raise DataError(
+      f'{path}: announces pages of {_describe(page)}, but the file has {file_bytes} bytes; it was '
+      'cut short, or its header is damaged'
     )
 
 
@@ -165,13 +207,21 @@ def _describe(page: Any) -> str:
   return f'{size} {page.dtype} {page.photometric.name.lower()}'
 
 
-def _count_channels(page: Any, path: str, palette: Palette) -> int:
-  """Colour channels after reading, 1 or 3, without alpha."""
+def _count_channels(page: Any, path: str, palette: Palette, sample: int | None) -> int:
+  """Colour channels after reading, 1 or 3, without alpha; `sample` is the only one to be read."""
   kind = page.photometric.name
   alpha = len(page.extrasamples)
   colours = page.samplesperpixel - alpha
   if page.dtype is None or page.dtype.kind not in 'buif':
     raise DataError(f'{path}: has pixels of type {page.dtype}, but integers or floats are needed')
+  if sample is not None:
+    if sample >= page.samplesperpixel:
+      raise DataError(
+        f'{path}: has {page.samplesperpixel} channels, reading.channel={sample} is beyond 0 to '
+        f'{page.samplesperpixel - 1}'
+      )
+    if page.samplesperpixel > 1:
+      return 1
   if kind == 'PALETTE' and page.samplesperpixel == 1:
     return 3 if palette == 'colour' else 1
   if alpha <= 1 and kind in ('MINISBLACK', 'MINISWHITE') and colours == 1:
@@ -180,7 +230,7 @@ def _count_channels(page: Any, path: str, palette: Palette) -> int:
     return 3
   raise DataError(
     f'{path}: has {page.samplesperpixel} channels ({kind.lower()}), but only grey, RGB and '
-    'palette images are read; save the channel to be used'
+    'palette images are read; choose one channel with reading.channel'
   )
 
 
@@ -227,13 +277,12 @@ def _read_voxel_size(tif: Any) -> VoxelSize | None:
     size = _imagej_voxel_size(tif)
   else:
     return None
-  known = [s if s is not None and math.isfinite(s) and s > 0 else None for s in size]
-  return None if known == [None] * 3 else (known[0], known[1], known[2])
+  return known_size(size)
 
 
 def _imagej_voxel_size(tif: Any) -> VoxelSize:
   metadata, tags = tif.imagej_metadata or {}, tif.pages.first.tags
-  unit = _to_nanometres(str(metadata.get('unit', '')))
+  unit = to_nanometres(str(metadata.get('unit', '')))
   if unit is None:
     return None, None, None
 
@@ -254,13 +303,7 @@ def _ome_voxel_size(xml: str) -> VoxelSize:
 
   def size(axis: str) -> float | None:
     text = None if pixels is None else pixels.get(f'PhysicalSize{axis}')
-    unit = None if text is None else _to_nanometres(pixels.get(f'PhysicalSize{axis}Unit', 'µm'))
+    unit = None if text is None else to_nanometres(pixels.get(f'PhysicalSize{axis}Unit', 'µm'))
     return None if unit is None else unit * float(text)
 
   return size('Z'), size('Y'), size('X')
-
-
-def _to_nanometres(unit: str) -> float | None:
-  # ImageJ escapes the micro sign, as in a Java source file.
-  unit = re.sub(r'\\u([0-9a-fA-F]{4})', lambda m: chr(int(m[1], 16)), unit).strip().lower()
-  return NANOMETRES.get(unit) or NANOMETRES.get(unit.removesuffix('s'))

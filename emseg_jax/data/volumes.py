@@ -1,37 +1,52 @@
-"""Image files as sequences of sections, read one at a time.
+"""Opening what a path names: image files and folders here, arrays in files and stores elsewhere.
 
-`open_volume` looks at headers only; pixels are decoded when a section is asked for. A volume keeps
-no file open and never changes, so that any number of threads and processes may read from it at
-once. Sections are [Y, X], or [Y, X, 3] for colour, in the file's type and native byte order; they
-may be read-only.
+`open_volume` looks at headers only; pixels are decoded when they are asked for (`volume.Volume`).
+Exceptions are packed MRC and NIfTI files, which are decompressed when opened.
 """
 
-import abc
-import contextlib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from urllib import parse
 
 import numpy as np
 
-from emseg_jax.data import raster, tiff
+from emseg_jax.config import Reading
+from emseg_jax.data import (
+  containers,
+  hdf5,
+  mrc,
+  nifti,
+  raster,
+  recognise,
+  tiff,
+)
+from emseg_jax.data.recognise import TIFF_SUFFIXES
+from emseg_jax.data.store import Store
 from emseg_jax.data.tiff import Palette
+from emseg_jax.data.volume import ArrayVolume, Volume, VoxelSize, decoding, number, stem
 from emseg_jax.errors import DataError
 
-__all__ = ['ArrayVolume', 'ImageFile', 'ImageFolder', 'TiffStack', 'Volume', 'open_volume']
+__all__ = [
+  'OPENERS',
+  'READABLE',
+  'TIFF_SUFFIXES',
+  'ArrayVolume',
+  'ImageFile',
+  'ImageFolder',
+  'Palette',
+  'TiffStack',
+  'Volume',
+  'VoxelSize',
+  'open_volume',
+]
 
-VoxelSize = tuple[float | None, float | None, float | None]
-
-TIFF_SUFFIXES = ('.tif', '.tiff', '.btf', '.tf8')
-OPENERS = {
-  '.png': raster.open_png,
-  '.jpg': raster.open_jpeg,
-  '.jpeg': raster.open_jpeg,
-  **dict.fromkeys(TIFF_SUFFIXES, tiff.open_tiff),
-}
+IMAGES = {'PNG': raster.open_png, 'JPEG': raster.open_jpeg, 'TIFF': tiff.open_tiff}
+# Of images, which also come in folders.
+OPENERS = {s: IMAGES[name] for s, name in recognise.FORMATS.items() if name in IMAGES}
 READABLE = ', '.join(OPENERS)
+ARRAYS = {'MRC': mrc.open_mrc, 'NIfTI': nifti.open_nifti}
+AS_THE_FILE_SAYS = Reading()
 # What else is found in folders of images and cannot be meant as one.
 NO_IMAGES = (
   '.json',
@@ -46,108 +61,6 @@ NO_IMAGES = (
   '.html',
   '.db',
 )
-
-
-class Volume(abc.ABC):
-  """A sequence of sections.
-
-  Attributes:
-    path: as the user gave it.
-    kind: what it is on disk; 'memory' for arrays.
-    axes: 'YX', 'ZYX' (sections of one volume, equal sizes) or 'NYX' (single images, sizes may
-      differ), with 'C' behind it for colour.
-    dtype: of the pixels, native byte order; bool for 1-bit images.
-    channels: 1, or 3 for RGB. A constant alpha channel is dropped; a varying one is a DataError
-      when its section is read, because the values under it may be meaningless.
-    voxel_size_zyx: nm, None where unknown; None if nothing is known.
-    names: one per section: the file's stem, 'stem[007]' in a stack.
-    files: the files read: one per section in a folder, otherwise one; none for arrays.
-  """
-
-  path: str
-  kind: Literal['image', 'folder', 'stack', 'memory']
-  axes: str
-  dtype: np.dtype
-  channels: int
-  voxel_size_zyx: VoxelSize | None = None
-  names: tuple[str, ...]
-  files: tuple[str, ...] = ()
-
-  def __len__(self) -> int:
-    return len(self.names)
-
-  @abc.abstractmethod
-  def section_shape(self, index: int) -> tuple[int, int]:
-    """(y, x) of a section, without decoding its pixels."""
-
-  @abc.abstractmethod
-  def _read(self, index: int) -> np.ndarray:
-    """Pixels of a section, possibly with alpha, in any byte order; may raise anything."""
-
-  def section(self, index: int) -> np.ndarray:
-    """Section `index`, from 0: [Y, X] or [Y, X, 3].
-
-    Raises:
-      DataError: damaged or truncated pixels, NaN or infinite values, transparency that varies.
-      IndexError: no such section.
-    """
-    if not 0 <= index < len(self):
-      raise IndexError(f'{self.path}: section {index} of {len(self)}')
-    one_each = self.kind in ('image', 'folder')
-    where = self.files[index] if one_each else f'{self.path}: section {index}'
-    with _decoding(where):
-      array = _drop_alpha(self._read(index), self.channels, where)
-      array = np.ascontiguousarray(array, dtype=self.dtype)
-    if array.dtype.kind == 'f':
-      bad = array.size - int(np.count_nonzero(np.isfinite(array)))
-      if bad:
-        raise DataError(
-          f'{where}: {bad} of {array.size} values are NaN or infinite; replace them by numbers'
-        )
-    return array
-
-  def __getitem__(self, index: Any) -> np.ndarray:
-    """Reads like a numpy array: volume[3], volume[2:5], volume[2:5, :100, 50:60]."""
-    z, *rest = index if isinstance(index, tuple) else (index,)
-    if not isinstance(z, slice):
-      return self.section(range(len(self))[z])[tuple(rest)]
-    numbers = range(len(self))[z]
-    if not numbers:
-      raise IndexError(f'{self.path}: no sections in {z} of {len(self)}')
-    shapes = {self.section_shape(i) for i in numbers}
-    if len(shapes) > 1:
-      raise DataError(
-        f'{self.path}: sections {numbers[0]} to {numbers[-1]} cannot be one array, their sizes are '
-        f'{sorted(shapes)}; read them one by one'
-      )
-    return np.stack([self.section(i)[tuple(rest)] for i in numbers])
-
-
-class ArrayVolume(Volume):
-  """Sections in memory: [Z, Y, X] or [Z, Y, X, 3]; with axes='NYX' unrelated images of one size."""
-
-  def __init__(
-    self,
-    array: np.ndarray,
-    *,
-    name: str = 'memory',
-    axes: Literal['ZYX', 'NYX'] = 'ZYX',
-    voxel_size_zyx: VoxelSize | None = None,
-  ) -> None:
-    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] != 3) or 0 in array.shape:
-      raise DataError(f'{name}: shape {array.shape} is neither [Z, Y, X] nor [Z, Y, X, 3]')
-    self.path, self.kind, self.voxel_size_zyx = name, 'memory', voxel_size_zyx
-    self.axes = axes + 'C' * (array.ndim - 3)
-    self.dtype, self.channels = array.dtype.newbyteorder('='), 3 if array.ndim == 4 else 1
-    self.names = _number(name, len(array))
-    self._array = array
-
-  def section_shape(self, index: int) -> tuple[int, int]:
-    del index
-    return self._array.shape[1:3]
-
-  def _read(self, index: int) -> np.ndarray:
-    return self._array[index]
 
 
 class _FileVolume(Volume):
@@ -171,7 +84,7 @@ class ImageFile(_FileVolume):
 
   def __init__(self, path: str, file: tiff.TiffPages | raster.RasterFile) -> None:
     super().__init__(path, file)
-    self.kind, self.axes, self.names = 'image', 'YX' + 'C' * (file.channels == 3), (_stem(path),)
+    self.kind, self.axes, self.names = 'image', 'YX' + 'C' * (file.channels == 3), (stem(path),)
 
 
 class TiffStack(_FileVolume):
@@ -180,17 +93,17 @@ class TiffStack(_FileVolume):
   def __init__(self, path: str, file: tiff.TiffPages) -> None:
     super().__init__(path, file)
     self.kind, self.axes = 'stack', 'ZYX' + 'C' * (file.channels == 3)
-    self.names = _number(_stem(path), len(file))
+    self.names = number(stem(path), len(file))
 
 
 class ImageFolder(Volume):
   """Images of one folder in natural order (img2 before img10); one type, any sizes."""
 
-  def __init__(self, path: str, *, palette: Palette) -> None:
+  def __init__(self, path: str, *, palette: Palette, reading: Reading = AS_THE_FILE_SAYS) -> None:
     self.path, self.kind = path, 'folder'
     self.files = tuple(str(file) for file in _list_images(Path(path)))
-    self.names = tuple(_stem(file) for file in self.files)
-    self._images = [_open_file(file, palette) for file in self.files]
+    self.names = tuple(stem(file) for file in self.files)
+    self._images = [_open_image(file, palette, reading) for file in self.files]
     first = self._images[0]
     for file, image in zip(self.files, self._images, strict=True):
       if len(image) > 1:
@@ -215,32 +128,102 @@ class ImageFolder(Volume):
     return self._images[index].read(0)
 
 
-def open_volume(path: str | os.PathLike, *, palette: Palette = 'colour') -> Volume:
-  """Opens an image, a folder of images or a TIFF stack without decoding pixels.
+def open_volume(
+  path: str | os.PathLike, *, palette: Palette = 'colour', reading: Reading = AS_THE_FILE_SAYS
+) -> Volume:
+  """Opens a volume without decoding pixels.
 
   Args:
-    path: a PNG, JPEG or TIFF file, or a folder of them.
+    path: a PNG, JPEG, TIFF, MRC, HDF5 or NIfTI file, a folder of images, or a Zarr, N5 or
+      precomputed folder or address (http, gs, s3). Behind ':/' the dataset of an HDF5 file, or the
+      array of a folder: 'file.h5:/volumes/raw', 'store.zarr:/0'. 'precomputed://' and 'file://' in
+      front are understood. Files are recognised by content, then by name.
     palette: 'colour' for images: palettes become RGB, and TIFFs in which white is zero are
       inverted; 'index' for labels: the stored values.
+    reading: what the file does not say about itself, or says wrongly.
 
   Raises:
     DataError: nothing there, nothing readable, or images that do not belong together.
   """
   path = os.fspath(path)
-  if os.path.isdir(path):
-    return ImageFolder(path, palette=palette)
-  file = _open_file(path, palette)
-  return ImageFile(path, file) if len(file) == 1 else TiffStack(path, file)
+  place, name = recognise.split_dataset(path.removeprefix('precomputed://'))
+  if place.startswith('file://'):
+    place = parse.unquote(place.removeprefix('file://'))
+  with decoding(path):
+    if '://' in place:
+      return containers.open_container(path, Store(place.rstrip('/')), name, reading=reading)
+    if os.path.isdir(place):
+      return _open_folder(path, place, name, palette, reading)
+    return _open_one(path, place, name, palette, reading)
 
 
-def _open_file(path: str, palette: Palette) -> tiff.TiffPages | raster.RasterFile:
-  if not os.path.exists(path):
-    raise DataError(f'{path}: no such file or folder (working folder: {os.getcwd()})')
-  suffix = Path(path).suffix.lower()
-  if suffix not in OPENERS:
-    raise DataError(f'{path}: {suffix or "no extension"} is not readable, only {READABLE} are')
-  with _decoding(path):
-    return OPENERS[suffix](path, palette=palette)
+def _open_folder(
+  path: str, folder: str, name: str | None, palette: Palette, reading: Reading
+) -> Volume:
+  store = Store(folder.rstrip('/') or '/')
+  # A group of N5 need not be described.
+  inside = re.search(r'\.(zarr|n5)(/|$)', os.path.abspath(folder), flags=re.IGNORECASE)
+  if inside or path.startswith('precomputed://') or containers.is_container(store):
+    return containers.open_container(path, store, name, reading=reading)
+  if name is not None:
+    raise DataError(f'{folder}: is no Zarr, N5 or precomputed folder, so that {name} is not there')
+  return ImageFolder(path, palette=palette, reading=reading)
+
+
+def _open_one(path: str, file: str, name: str | None, palette: Palette, reading: Reading) -> Volume:
+  kind = _recognise(file)
+  if name is not None and kind != 'HDF5':
+    raise DataError(f'{file}: is no HDF5 file, Zarr or N5 folder, so that {name} is not there')
+  try:
+    if kind in IMAGES:
+      image = _open_image(file, palette, reading)
+      return ImageFile(file, image) if len(image) == 1 else TiffStack(file, image)
+    _check_unused(reading, file, signed=kind != 'MRC')
+    with decoding(file):
+      if kind == 'HDF5':
+        return hdf5.open_hdf5(path, file, name, reading=reading)
+      return ARRAYS[kind](file, reading=reading)
+  except DataError as error:
+    by_name = recognise.FORMATS.get(recognise.suffix(file), kind)
+    if by_name == kind:
+      raise
+    raise DataError(f'{error} (it is named {by_name}, but its content is {kind})') from error
+
+
+def _recognise(file: str) -> str:
+  if not os.path.exists(file):
+    raise DataError(f'{file}: no such file or folder (working folder: {os.getcwd()})')
+  suffix = recognise.suffix(file)
+  kind = recognise.content(file) or recognise.FORMATS.get(suffix)
+  if kind is None:
+    raise DataError(
+      f'{file}: {suffix or "no extension"} is not readable, only {recognise.READABLE} are'
+    )
+  return kind
+
+
+def _open_image(
+  file: str, palette: Palette, reading: Reading
+) -> tiff.TiffPages | raster.RasterFile:
+  kind = _recognise(file)
+  if kind not in IMAGES:
+    raise DataError(f'{file}: is {kind}, but only images are read from a folder ({READABLE})')
+  _check_unused(reading, file)
+  if kind != 'TIFF' and reading.axes not in (None, 'YX', 'YXC'):
+    raise DataError(f'{file}: is a single image, its axes are YX, not reading.axes={reading.axes}')
+  with decoding(file):
+    return IMAGES[kind](file, palette=palette, reading=reading)
+
+
+def _check_unused(reading: Reading, file: str, *, signed: bool = True) -> None:
+  """Refuses what would have no effect here."""
+  if signed and reading.signed is not None:
+    raise DataError(f'{file}: reading.signed={reading.signed} is for 8-bit MRC files only')
+  if reading.level != 0:
+    raise DataError(
+      f'{file}: reading.level={reading.level} is not there; only OME-Zarr, N5 and precomputed have '
+      'levels'
+    )
 
 
 def _list_images(folder: Path) -> list[Path]:
@@ -256,7 +239,7 @@ def _list_images(folder: Path) -> list[Path]:
   images.sort(key=lambda e: (_natural_key(e.name), e.name))
   stems: dict[str, Path] = {}
   for image in images:
-    other = stems.setdefault(_stem(image), image)
+    other = stems.setdefault(stem(image), image)
     if other != image:
       raise DataError(f'{folder}: {other.name} and {image.name} have the same name; remove one')
   return images
@@ -267,40 +250,5 @@ def _natural_key(name: str) -> list[int | str]:
   return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _stem(path: str | Path) -> str:
-  return Path(path).stem.removesuffix('.ome')
-
-
-def _number(stem: str, count: int) -> tuple[str, ...]:
-  return tuple(f'{stem}[{i:03d}]' for i in range(count))
-
-
 def _describe(image: tiff.TiffPages | raster.RasterFile) -> str:
   return f'{image.dtype} {"RGB" if image.channels == 3 else "grey"}'
-
-
-def _drop_alpha(array: np.ndarray, channels: int, where: str) -> np.ndarray:
-  if array.ndim == 3 and array.shape[-1] == channels + 1:
-    alpha = array[..., -1]
-    if alpha.size and alpha.min() != alpha.max():
-      raise DataError(
-        f'{where}: its transparency varies from {alpha.min()} to {alpha.max()}; save the image '
-        'without alpha channel, on the background it is meant to have'
-      )
-    array = array[..., :-1]
-    return array[..., 0] if channels == 1 else array
-  return array
-
-
-@contextlib.contextmanager
-def _decoding(where: str) -> Iterator[None]:
-  """Turns whatever a decoder raises on a broken file into one DataError."""
-  try:
-    yield
-  except DataError:
-    raise
-  except Exception as error:
-    if isinstance(error, OSError) and error.errno:  # from the system, not from a decoder
-      raise DataError(f'{where}: cannot be read: {error.strerror}') from error
-    reason = str(error) or type(error).__name__
-    raise DataError(f'{where}: cannot be read, damaged or cut short? ({reason})') from error

@@ -1,10 +1,11 @@
-"""Results in the form of the input: image for image, folder for folder, TIFF stack for stack.
+"""Results in the form of the input: image for image, folder for folder, volume for volume.
 
 Labels and probabilities are [Y, X], uint8 or uint16. PNG and JPEG input gives PNG (JPEG would
-change labels), TIFF gives TIFF with the voxel size kept. Sections are written as they come, so that
-a volume is never in memory as a whole.
+change labels); volumes keep their format, or get that of the output's extension, and their voxel
+size. Sections are written as they come, so that a volume is never in memory as a whole.
 """
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -15,11 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from emseg_jax.data import volumes
+from emseg_jax.data import array_writers, recognise, volumes
 from emseg_jax.errors import OutputError
 
 __all__ = ['write_like']
 
+# Extensions and kinds of volumes -> names of writers.
+FORMS = {
+  **{e: f.lower() for e, f in recognise.FORMATS.items() if f in ('MRC', 'HDF5', 'NIfTI')},
+  **{kind: kind for kind in ('mrc', 'hdf5', 'zarr', 'n5', 'precomputed', 'nifti')},
+  **{f'.{kind}': kind for kind in ('zarr', 'n5', 'precomputed')},
+}
+USUAL = {'mrc': '.mrc', 'hdf5': '.h5', 'zarr': '.zarr', 'n5': '.n5', 'nifti': '.nii'} | {
+  'precomputed': '.precomputed'
+}
+STORES = ('zarr', 'zarr3', 'n5', 'precomputed')  # folders
 # Classic TIFF has 32-bit offsets; some room is left for headers.
 CLASSIC_TIFF_BYTES = 2**32 - 2**25
 
@@ -39,8 +50,10 @@ def write_like(
 
   Args:
     reference: what the sections belong to.
-    path: of the file or folder; a missing extension is added. '.ome.tif' asks for OME metadata,
-      other TIFFs get ImageJ's unless they need BigTIFF.
+    path: of the file or folder; a missing extension is added. A volume may be written as TIFF, MRC,
+      HDF5 ('out.h5:/name' names the dataset), '.zarr', '.n5', '.precomputed' or '.nii' whatever
+      the format of the reference is. '.ome.tif' asks for OME metadata, other TIFFs get ImageJ's
+      unless they need BigTIFF.
     sections: [Y, X] uint8 or uint16, sizes as in the reference; may be a generator.
     suffix: added to the name, before the extension.
 
@@ -49,10 +62,12 @@ def write_like(
       format, or cannot be written. Nothing is left behind then.
     ValueError: sections of a wrong number, shape or type.
   """
-  extensions = _extensions(reference)
   folder = reference.axes.startswith('N')
-  target = _name_target(Path(path), suffix, None if folder else extensions[0])
-  _check_target(reference, target, folder=folder)
+  place, dataset = recognise.split_dataset(os.fspath(path))
+  writer = None if folder else _array_writer(reference, place)
+  extensions = _extensions(reference) if writer is None else (_array_extension(reference, place),)
+  target = _name_target(Path(place), suffix, None if folder else extensions[0])
+  _check_target(reference, target, folder=folder or writer in STORES)
   temporary = target.with_name(f'.{target.name}.{uuid.uuid4().hex[:8]}.tmp')
   pages = _checked(reference, sections)
   try:
@@ -61,11 +76,14 @@ def write_like(
       temporary.mkdir()
       for name, extension, page in zip(reference.names, extensions, pages, strict=False):
         _write(temporary / f'{name}{extension}', extension, iter([page]), 1, reference)
+    elif writer is not None:
+      labels = suffix == ''
+      _write_array(array_writers.WRITERS[writer], temporary, pages, reference, dataset, labels)
     else:
       _write(temporary, _split(target.name)[1], pages, len(reference), reference)
     for _ in pages:  # raises if there are more than expected
       pass
-    if folder and target.exists():
+    if target.is_dir():
       target.rmdir()  # empty, as checked
     os.replace(temporary, target)
   except OSError as error:
@@ -76,6 +94,50 @@ def write_like(
     elif temporary.exists():
       temporary.unlink()
   return target
+
+
+def _array_writer(reference: volumes.Volume, place: str) -> str | None:
+  """Which of `array_writers.WRITERS` the output's extension, else the input's format, asks for."""
+  asked = FORMS.get(recognise.suffix(place), FORMS.get(reference.kind))
+  if recognise.suffix(place) in volumes.TIFF_SUFFIXES or asked is None:
+    return None
+  return 'zarr3' if asked == 'zarr' and _is_zarr3(reference) else asked
+
+
+def _is_zarr3(reference: volumes.Volume) -> bool:
+  place = Path(*reference.files[:1])
+  return reference.kind == 'zarr' and any(place.rglob('zarr.json'))
+
+
+def _array_extension(reference: volumes.Volume, place: str) -> str:
+  """That of the output, else of the input, else the usual one of the format."""
+  for path in (place, *reference.files[:1]):
+    if recognise.suffix(path) in FORMS:
+      return recognise.suffix(path)
+  return USUAL[FORMS[reference.kind]]
+
+
+def _write_array(
+  cls: type[array_writers.ArrayWriter],
+  path: Path,
+  pages: Iterator[np.ndarray],
+  reference: volumes.Volume,
+  dataset: str | None,
+  labels: bool,
+) -> None:
+  first = next(pages)
+  writer = cls(
+    path,
+    (len(reference), *first.shape),
+    first.dtype,
+    voxel_size_zyx=reference.voxel_size_zyx or (None, None, None),
+    dataset=dataset,
+    labels=labels,
+  )
+  with contextlib.closing(writer):
+    rest = itertools.chain([first], pages)
+    for z in range(0, len(reference), writer.depth):
+      writer.put(z, np.stack(list(itertools.islice(rest, writer.depth))))
 
 
 def _extensions(reference: volumes.Volume) -> tuple[str, ...]:
@@ -99,10 +161,10 @@ def _name_target(path: Path, suffix: str, extension: str | None) -> Path:
   if extension is None:
     return path.with_name(path.name + suffix)
   stem, given = _split(path.name)
-  same = given == extension == '.png' or (
+  same = given == extension or (
     given.endswith(volumes.TIFF_SUFFIXES) and extension.endswith(volumes.TIFF_SUFFIXES)
   )
-  if not same and given in volumes.OPENERS:
+  if not same and (given in recognise.FORMATS or given in FORMS):
     raise OutputError(
       f'{path}: this result is written as {extension}, as its input asks for, not as {given}; name '
       f'it {stem}{extension}'

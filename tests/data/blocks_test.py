@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emseg_jax.config import Phantom, Source
-from emseg_jax.data import blocks, normalise, pairs
+from emseg_jax.data import blocks, normalise
+from emseg_jax.data import split as split_lib
 from emseg_jax.errors import DataError
 
 RAW = normalise.Normalisation('dataset', 1, 0.0, 1.0, 'float32')  # leaves pixels as they are
@@ -64,7 +65,7 @@ def test_a_box_is_that_of_the_volume_along_any_axis(data, axis):
   volume = np.swapaxes(NUMBERS, 0, axis)
   origin = [data.draw(st.integers(0, n - 1)) for n in volume.shape]
   size = [data.draw(st.integers(1, 9)) for _ in range(3)]
-  block = blocks.read_block(numbered().image, (0, 1, 2, 3, 4), origin, size, axis=axis)
+  block = blocks.read_block(numbered().image_block, (0, 1, 2, 3, 4), origin, size, axis=axis)
   inside = volume[tuple(slice(o, o + s) for o, s in zip(origin, size, strict=True))]
   missing = [(0, s - n) for s, n in zip(size, inside.shape, strict=True)]
   np.testing.assert_array_equal(block, np.pad(inside, missing, 'symmetric'))
@@ -73,16 +74,16 @@ def test_a_box_is_that_of_the_volume_along_any_axis(data, axis):
 def test_only_the_sections_of_a_box_are_decoded():
   split = numbered()
   volume = split.sections[0].image_volume
-  blocks.read_block(split.image, (0, 1, 2, 3, 4), (1, 0, 0), (2, 3, 3))
+  blocks.read_block(split.image_block, (0, 1, 2, 3, 4), (1, 0, 0), (2, 3, 3))
   assert volume.reads == [0, 1, 1, 0, 0]
-  blocks.read_block(split.image, (0, 1, 2, 3, 4), (0, 2, 0), (5, 1, 3), axis=1)
+  blocks.read_block(split.image_block, (0, 1, 2, 3, 4), (0, 2, 0), (5, 1, 3), axis=1)
   assert volume.reads == [0, 1, 1, 0, 0]  # rows of this view are sections
-  blocks.read_block(split.image, (0, 1, 2, 3, 4), (0, 0, 0), (1, 5, 7), axis=1)
+  blocks.read_block(split.image_block, (0, 1, 2, 3, 4), (0, 0, 0), (1, 5, 7), axis=1)
   assert volume.reads == [1, 1, 1, 1, 1]
 
 
 def test_a_group_may_leave_sections_out():
-  block = blocks.read_block(numbered().image, (0, 2, 4), (1, 0, 0), (2, 6, 7))
+  block = blocks.read_block(numbered().image_block, (0, 2, 4), (1, 0, 0), (2, 6, 7))
   np.testing.assert_array_equal(block, NUMBERS[[2, 4]])
 
 
@@ -166,4 +167,4 @@ def test_neighbours_are_normalised_with_their_volume(tmp_path):
 @given(st.integers(-40, 40), st.integers(1, 6))
 def test_mirroring_is_numpys_symmetric_padding(z, depth):
   padded = np.pad(np.arange(depth), 40, mode='symmetric')
-  assert pairs.mirrored(z, depth) == padded[z + 40] if z < depth + 40 else True
+  assert split_lib.mirrored(z, depth) == padded[z + 40] if z < depth + 40 else True

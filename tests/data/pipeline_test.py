@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from data_support import rules, volume_split
 
-from emseg_jax.config import Proximity, Sampling
+from emseg_jax.config import Data, Proximity, Sampling
 from emseg_jax.data import normalise, pairs, pipeline, targets, volumes
 from emseg_jax.errors import DataError
 
@@ -40,13 +40,14 @@ def dataset(
   processes=1,
   patch=REGION,
   sampling=None,
+  proximity=None,
   **kwargs,
 ):
+  options = {'sampling': sampling or Sampling(), 'proximity': proximity or Proximity()}
   return pipeline.train_dataset(
     split,
-    patch=patch,
+    Data(patch=patch, **options),
     region=patch,
-    sampling=sampling or Sampling(),
     normalisation=RAW,
     seed=seed,
     batch_size=batch_size,

@@ -129,3 +129,27 @@ def test_images_beyond_the_limit_of_pillow_are_read(tmp_path, monkeypatch):
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)  # Image.open raises beyond twice this
   for name in ('a.png', 'a.jpg'):
     assert volumes.open_volume(tmp_path / name).section(0).shape == (40, 40)
+
+
+@pytest.mark.parametrize('size', [(2**31 - 1, 2**31 - 1), (60_000, 60_000), (0, 5)])
+def test_a_png_that_announces_absurd_sizes_is_refused_when_opened(tmp_path, size):
+  write_png(tmp_path / 'a.png', *size, 8, 0, [bytes(20)] * 20)
+  with pytest.raises(DataError, match=f'announces {size[1]} x {size[0]} pixels'):
+    volumes.open_volume(tmp_path / 'a.png')
+
+
+def test_a_jpeg_that_announces_absurd_sizes_is_refused_when_opened(tmp_path):
+  Image.fromarray(random_image(16, 16)).save(tmp_path / 'a.jpg')
+  data = bytearray((tmp_path / 'a.jpg').read_bytes())
+  frame = data.index(b'\xff\xc0')  # then length, depth, height, width
+  data[frame + 5 : frame + 9] = struct.pack('>HH', 65535, 65535)
+  (tmp_path / 'a.jpg').write_bytes(data)
+  with pytest.raises(DataError, match='announces 65535 x 65535 pixels'):
+    volumes.open_volume(tmp_path / 'a.jpg')
+
+
+def test_an_image_of_one_colour_is_not_taken_for_absurd(tmp_path):
+  flat = np.zeros((4000, 4000), np.uint8)  # 4 kB per MB of pixels as PNG, 6 as JPEG
+  for name in ('a.png', 'a.jpg'):
+    Image.fromarray(flat).save(tmp_path / name, optimize=True)
+    np.testing.assert_array_equal(volumes.open_volume(tmp_path / name).section(0), flat)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_support import open_split, plain, write_folder
 
-from emseg_jax.config import Sampling, Source
+from emseg_jax.config import Data, Source
 from emseg_jax.data import normalise, pipeline
 from emseg_jax.errors import DataError, TrainingError
 
@@ -26,11 +26,9 @@ def of_files(images, *, damaged='stop'):
   split = open_split(Source(images=images, labels=images), classes=tuple('abcdefgh'), cache_gb=0)
   return pipeline.train_dataset(
     split,
-    patch=(8, 8),
+    Data(patch=(8, 8), damaged=damaged),
     region=(8, 8),
-    sampling=Sampling(),
     normalisation=normalise.Normalisation('dataset', 1, 0.0, 1.0, 'uint8'),
-    damaged=damaged,
     seed=0,
     batch_size=4,
   )

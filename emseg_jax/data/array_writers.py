@@ -1,0 +1,276 @@
+"""Volumes written slab by slab: MRC, HDF5, Zarr (OME), N5, neuroglancer's precomputed, NIfTI.
+
+A slab is [n, Y, X], uint8 or uint16; slabs come in order. Voxel sizes are (z, y, x) in nm; what is
+unknown is left out, or, in precomputed volumes, which must have one, 1 nm.
+"""
+
+import abc
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emseg_jax.data.volume import VoxelSize
+
+__all__ = ['WRITERS', 'ArrayWriter']
+
+Shape = tuple[int, int, int]
+CHUNK = 64
+DATASET = '/data'  # of HDF5 files, unless another is asked for
+
+
+class ArrayWriter(abc.ABC):
+  """One volume being written.
+
+  Attributes:
+    depth: sections per slab; the last may have fewer.
+  """
+
+  depth: int = 1
+
+  @abc.abstractmethod
+  def __init__(
+    self,
+    path: Path,
+    shape: Shape,
+    dtype: np.dtype,
+    *,
+    voxel_size_zyx: VoxelSize,
+    dataset: str | None,
+    labels: bool,
+  ) -> None:
+    """Creates the file or folder `path`.
+
+    Args:
+      path: does not exist yet.
+      shape: (z, y, x).
+      dtype: uint8 or uint16.
+      voxel_size_zyx: nm.
+      dataset: name inside the file or folder; None: the format's usual one.
+      labels: whether the values are labels, not intensities.
+    """
+
+  @abc.abstractmethod
+  def put(self, z: int, slab: np.ndarray) -> None:
+    """Writes sections z to z + n - 1."""
+
+  @abc.abstractmethod
+  def close(self) -> None:
+    """Completes what was written."""
+
+
+class MrcWriter(ArrayWriter):
+  """Mode 6, uint16: the 8-bit mode is signed to some readers and unsigned to others."""
+
+  def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
+    import mrcfile
+
+    del dtype, dataset, labels
+    self._file = mrcfile.new_mmap(path, shape, mrc_mode=6, overwrite=True)
+    self._file.set_volume()
+    self._file.voxel_size = tuple(10 * (n or 0) for n in reversed(voxel_size_zyx))
+
+  def put(self, z, slab):
+    self._file.data[z : z + len(slab)] = slab
+
+  def close(self):
+    self._file.update_header_stats()
+    self._file.close()
+
+
+class Hdf5Writer(ArrayWriter):
+  """Chunks, gzip; the voxel size as in Fiji (`element_size_um`) and CREMI (`resolution`, nm)."""
+
+  depth = 16
+
+  def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
+    import h5py
+
+    del labels
+    self._file = h5py.File(path, 'w')
+    chunks = tuple(min(n, c) for n, c in zip(shape, (self.depth, 256, 256), strict=True))
+    self._data = self._file.create_dataset(
+      dataset or DATASET, shape, dtype, chunks=chunks, compression='gzip', shuffle=True
+    )
+    for dimension, axis in zip(self._data.dims, 'zyx', strict=True):
+      dimension.label = axis
+    if None not in voxel_size_zyx:
+      self._data.attrs['resolution'] = voxel_size_zyx
+      self._data.attrs['element_size_um'] = [n / 1e3 for n in voxel_size_zyx]
+
+  def put(self, z, slab):
+    self._data[z : z + len(slab)] = slab
+
+  def close(self):
+    self._file.close()
+
+
+class _StoreWriter(ArrayWriter):
+  """What tensorstore writes."""
+
+  depth = CHUNK
+
+  def _create(self, path: Path, spec: dict[str, Any]) -> None:
+    import tensorstore
+
+    store = {'driver': 'file', 'path': f'{path}{os.sep}'}
+    # A missing chunk is then one that was lost.
+    whole = {'store_data_equal_to_fill_value': True}
+    self._array = tensorstore.open({**spec, **whole, 'kvstore': store, 'create': True}).result()
+
+  def put(self, z, slab):
+    self._array[z : z + len(slab)].write(slab).result()
+
+  def close(self):
+    pass
+
+
+class ZarrWriter(_StoreWriter):
+  """OME-Zarr with one resolution level: version 0.4 on Zarr 2."""
+
+  def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
+    del labels
+    group = path / dataset.strip('/') if dataset else path
+    group.mkdir(parents=True)
+    for folder in {path, group}:
+      _write_json(folder / '.zgroup', {'zarr_format': 2})
+    _write_json(
+      group / '.zattrs', {'multiscales': [_multiscale(voxel_size_zyx, '0.4', group.name)]}
+    )
+    metadata = {
+      'shape': shape,
+      'chunks': _chunks(shape),
+      'dtype': dtype.newbyteorder('<').str,
+      'compressor': {'id': 'blosc', 'cname': 'zstd', 'clevel': 5, 'shuffle': 1},
+      'dimension_separator': '/',
+    }
+    self._create(group / '0', {'driver': 'zarr', 'metadata': metadata})
+
+
+class Zarr3Writer(_StoreWriter):
+  """OME-Zarr with one resolution level: version 0.5 on Zarr 3."""
+
+  def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
+    del labels
+    group = path / dataset.strip('/') if dataset else path
+    group.mkdir(parents=True)
+    node: dict[str, Any] = {'zarr_format': 3, 'node_type': 'group', 'attributes': {}}
+    _write_json(path / 'zarr.json', node)
+    ome = {'version': '0.5', 'multiscales': [_multiscale(voxel_size_zyx, None, group.name)]}
+    _write_json(group / 'zarr.json', {**node, 'attributes': {'ome': ome}})
+    chunks = {'name': 'regular', 'configuration': {'chunk_shape': _chunks(shape)}}
+    metadata = {
+      'shape': shape,
+      'data_type': dtype.name,
+      'chunk_grid': chunks,
+      'codecs': [
+        {'name': 'bytes', 'configuration': {'endian': 'little'}},
+        {'name': 'blosc', 'configuration': {'cname': 'zstd', 'clevel': 5}},
+      ],
+      'dimension_names': ['z', 'y', 'x'],
+    }
+    self._create(group / '0', {'driver': 'zarr3', 'metadata': metadata})
+
+
+class N5Writer(_StoreWriter):
+  """N5, whose axes are X, Y, Z."""
+
+  def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
+    del labels
+    path.mkdir(parents=True)
+    _write_json(path / 'attributes.json', {'n5': '2.0.0'})
+    metadata: dict[str, Any] = {
+      'dimensions': shape[::-1],
+      'blockSize': _chunks(shape)[::-1],
+      'dataType': dtype.name,
+      'compression': {'type': 'gzip', 'level': 5},
+      'axes': ['x', 'y', 'z'],
+    }
+    if None not in voxel_size_zyx:
+      metadata |= {'resolution': voxel_size_zyx[::-1], 'units': ['nm'] * 3}
+    place = path / (dataset or DATASET).strip('/')
+    self._create(place, {'driver': 'n5', 'metadata': metadata})
+    self._array = self._array.T
+
+
+class PrecomputedWriter(_StoreWriter):
+  """Neuroglancer's precomputed, X, Y, Z, channel."""
+
+  def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
+    del dataset
+    spec = {
+      'driver': 'neuroglancer_precomputed',
+      'multiscale_metadata': {
+        'type': 'segmentation' if labels else 'image',
+        'data_type': dtype.name,
+        'num_channels': 1,
+      },
+      'scale_metadata': {
+        'size': shape[::-1],
+        'resolution': [n or 1.0 for n in reversed(voxel_size_zyx)],
+        'encoding': 'raw',
+        'chunk_size': _chunks(shape)[::-1],
+      },
+    }
+    self._create(path, spec)
+    self._array = self._array[..., 0].T
+
+
+class NiftiWriter(ArrayWriter):
+  """NIfTI-1, X, Y, Z in mm, without an orientation in space."""
+
+  def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
+    import nibabel
+
+    del dataset, labels
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape[::-1])
+    # A size of 0 is none at all to most programs; without units the number means nothing.
+    header.set_zooms([1.0 if n is None else n * 1e-6 for n in reversed(voxel_size_zyx)])
+    header.set_xyzt_units('unknown' if None in voxel_size_zyx else 'mm')
+    with open(path, 'xb') as file:
+      header['vox_offset'], header['magic'] = 352, b'n+1'
+      file.write(header.binaryblock + bytes(4))
+    self._data = np.memmap(path, header.get_data_dtype(), 'r+', 352, shape)
+
+  def put(self, z, slab):
+    self._data[z : z + len(slab)] = slab
+
+  def close(self):
+    self._data.flush()
+
+
+WRITERS: dict[str, type[ArrayWriter]] = {
+  'mrc': MrcWriter,
+  'hdf5': Hdf5Writer,
+  'zarr': ZarrWriter,
+  'zarr3': Zarr3Writer,
+  'n5': N5Writer,
+  'precomputed': PrecomputedWriter,
+  'nifti': NiftiWriter,
+}
+
+
+def _chunks(shape: Shape) -> list[int]:
+  return [min(CHUNK, n) for n in shape]
+
+
+def _multiscale(size: VoxelSize, version: str | None, name: str) -> dict[str, Any]:
+  axes = []
+  for axis, nanometres in zip('zyx', size, strict=True):
+    unit = {} if nanometres is None else {'unit': 'nanometer'}
+    axes.append({'name': axis, 'type': 'space', **unit})
+  scale = {'type': 'scale', 'scale': [1.0 if n is None else n for n in size]}
+  found = {
+    'name': name,
+    'axes': axes,
+    'datasets': [{'path': '0', 'coordinateTransformations': [scale]}],
+  }
+  return found if version is None else {'version': version, **found}
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+  path.write_text(json.dumps(record, indent=2), encoding='utf-8')
