@@ -5,10 +5,9 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 import pydantic
-import pydantic_core
 
 from emseg_jax import config_io
-from emseg_jax.config import Config
+from emseg_jax.config import Config, Source
 
 __all__ = ['text']
 
@@ -31,11 +30,16 @@ MODES
   train      (default) train, or go on where the run stopped; then score it and write report.html
   evaluate   score the best checkpoint on whole images; with --input=PRED --labels=GT score
              segmentations made by any program
-  predict    segment --input (image, folder or TIFF stack) into --output, the same kind of file
+  predict    segment --input (image, folder or volume: TIFF, MRC, HDF5, Zarr, N5, precomputed,
+             NIfTI, also at http://, gs://, s3://) into --output, in the same format or in that of
+             its extension
   check      look for problems in the data before training; exit code 2 if there are any
   report     write report.html again
   models     print all networks with their size, cost and receptive field; needs no --config
-  benchmark  time training and prediction of --config on this machine, with random images
+  benchmark  time training and prediction of --config on this machine, with random images; with
+             --what=data, reading patches from memory and files
+  prepare    build the data sets (tfds://NAME) that --config names from the published files in
+             --input, or write its files as a data set --output=FOLDER/NAME
   fuse       RUN RUN ...: segment --input with several binary networks into one map, --output
   compare    RUN RUN ...: one table and figures of finished runs, in the folder --output
 
@@ -48,7 +52,9 @@ FLAGS
   --input=PATH    image, folder or stack to predict; segmentation to score
   --labels=PATH   ground truth for --mode=evaluate --input
   --output=PATH   result of predict; JSON file for check, benchmark and evaluate --input,
-                  Markdown file for models
+                  Markdown file for models and benchmark --what=data
+  --what=data     measure reading data instead of the network (benchmark)
+  --partial       take fewer or smaller images than were published (prepare)
   --extend        allow a larger train.steps than the run had, or go on after early stopping
   --help          this text;  --helpfull: and every field of the configuration
 
@@ -64,6 +70,11 @@ EXIT CODES
   0 done   2 bad input   3 the loss stopped being finite   75 interrupted and saved: start it again
 """
 
+SOURCES = """
+SOURCES: fields of each entry of data.train, data.validation and data.test, which are lists:
+  --config.data.train='[{"images":"a.tif","labels":"b.tif"}]'  --config.data.train.0.slices=:80
+"""
+
 
 def text(*, fields: bool) -> str:
   """Returns the help; with `fields`, the reference of all configuration fields below it."""
@@ -73,7 +84,8 @@ def text(*, fields: bool) -> str:
   base = TEXT.format(configs=configs, models=_wrapped(models.MODELS))
   if not fields:
     return base
-  return base + '\nCONFIGURATION\n' + '\n'.join(_fields(Config, 'config')) + '\n'
+  config, source = ('\n'.join(f) for f in (_fields(Config, '--config'), _fields(Source, '')))
+  return f'{base}\nCONFIGURATION\n{config}\n{SOURCES}\n{source}\n'
 
 
 def _wrapped(names: Iterable[str], *, indent: int = 2) -> str:
@@ -83,11 +95,12 @@ def _wrapped(names: Iterable[str], *, indent: int = 2) -> str:
 
 def _fields(section: type[pydantic.BaseModel], prefix: str) -> Iterator[str]:
   for name, field in section.model_fields.items():
-    path = f'{prefix}.{name}'
+    path = f'{prefix}.{name}' if prefix else name
     annotation = field.annotation
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
       yield from _fields(annotation, path)
     else:
-      default = pydantic_core.to_jsonable_python(field.default)
+      kind = pydantic.TypeAdapter(annotation)
+      default = kind.dump_python(field.default, mode='json', exclude_defaults=True)
       shown = default if isinstance(default, str) else json.dumps(default)
-      yield f'  --{path}={shown}\n      {field.description}'
+      yield f'  {path}={shown}\n      {field.description}'

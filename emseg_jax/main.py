@@ -34,6 +34,7 @@ MODES = (
   'fuse',
   'compare',
 )
+WHAT = ('network', 'data')
 TAKE_RUNS = ('fuse', 'compare')  # their work directories follow the flags
 
 
@@ -50,6 +51,7 @@ def _define_flags() -> flags.FlagValues:
   text('input', 'what to predict, or segmentation to evaluate, or published files to prepare')
   text('labels', 'ground truth for --mode=evaluate --input')
   text('output', 'where predict writes; file for what other modes print')
+  flags.DEFINE_enum('what', 'network', WHAT, 'what --mode=benchmark measures', flag_values=values)
   flags.DEFINE_bool(
     'partial', False, 'prepare from a part of the published files', flag_values=values
   )
@@ -71,6 +73,9 @@ def main(argv: Sequence[str]) -> int:
     values, overrides, runs = _parse(argv)
     if values.mode == 'models':
       _models(values)
+      return 0
+    if values.mode == 'benchmark' and values.what == 'data':
+      _benchmark_data(values)
       return 0
     if values.mode in TAKE_RUNS:
       with catch_signals() as stop:
@@ -228,6 +233,18 @@ def _benchmark(values: flags.FlagValues, config: Config) -> None:
   print(benchmark.format_text(result))
   if values.output:
     config_io.write_text(Path(values.output), json.dumps(result.to_json(), indent=2) + '\n')
+
+
+def _benchmark_data(values: flags.FlagValues) -> None:
+  """Prints how fast training data are read here; --output writes it as Markdown."""
+  from emseg_jax import data_benchmark
+
+  rows = data_benchmark.benchmark_data(
+    report=lambda row: LOGGER.info(data_benchmark.format_text([row]).splitlines()[1])
+  )
+  print(data_benchmark.format_text(rows))
+  if values.output:
+    config_io.write_text(Path(values.output), data_benchmark.format_markdown(rows))
 
 
 def _prepare_devices(config: Config) -> None:

@@ -6,10 +6,11 @@ import shlex
 import pydantic
 
 from emseg_jax import command_help, config_io, main, models
-from emseg_jax.config import Config
+from emseg_jax.config import Config, Source
 
 HELP = command_help.text(fields=False)
 HELP_FULL = command_help.text(fields=True)
+REFERENCE, _, SOURCES = HELP_FULL.partition('\nCONFIGURATION\n')[2].partition('\nSOURCES: ')
 
 
 def paths(section=Config, prefix='config'):
@@ -47,15 +48,24 @@ def test_no_line_of_the_help_is_wider_than_a_terminal():
 
 
 def test_the_full_help_has_every_field_with_default_and_meaning():
-  reference = HELP_FULL.partition('\nCONFIGURATION\n')[2]
+  reference = REFERENCE
   listed = re.findall(r'^  --(config\.[a-z0-9_.]+)=', reference, re.MULTILINE)
   assert listed == list(paths())
   assert '--config.optim.learning_rate=0.01\n      initial rate' in reference
   assert HELP_FULL.startswith(HELP)
 
 
+def test_the_fields_of_a_source_are_listed_with_their_defaults():
+  listed = re.findall(r'^  ([a-z0-9_.]+)=', SOURCES, re.MULTILINE)
+  assert listed == [path.removeprefix('x.') for path in paths(Source, 'x')]
+  assert '  fraction=1.0\n      share of these sections' in SOURCES
+  examples = re.findall(r'--config\.(\S+)', SOURCES)
+  sources = config_io.apply_overrides(Config(), shlex.split(' '.join(examples))).data.train
+  assert [(s.images, s.slices) for s in sources] == [('a.tif', ':80')]
+
+
 def test_every_default_in_the_full_help_is_a_valid_override():
-  defaults = re.findall(r'^  --config\.(.+=.*)$', HELP_FULL.partition('\nCONFIGURATION\n')[2], re.M)
+  defaults = re.findall(r'^  --config\.(.+=.*)$', REFERENCE, re.M)
   assert len(defaults) == len(list(paths()))
   for default in defaults:
     assert config_io.apply_overrides(Config(), [default]) == Config(), default
