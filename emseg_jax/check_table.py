@@ -1,18 +1,18 @@
-"""The table of `--mode=check`: one column per split, as plain text."""
+"""The table of `--mode=check`: one column per split."""
 
 from collections.abc import Sequence
 
-from emseg_jax.survey import SplitSummary
+from emseg_jax.check_summary import SplitSummary
 
-__all__ = ['format_table']
+__all__ = ['format_table', 'table_rows']
 
 
-def format_table(summaries: Sequence[SplitSummary], *, most_values: int) -> list[str]:
-  """Lines of the table; at most `most_values` label values get a row of their own."""
+def table_rows(summaries: Sequence[SplitSummary], *, most_values: int) -> list[list[str]]:
+  """Cells of the table, first the row of split names; at most `most_values` label values."""
   values = sorted({v for s in summaries for v in s.label_values})
   rows = [
     ('', [s.split for s in summaries]),
-    ('sections', [s.sections for s in summaries]),
+    ('sections', [_sections(s) for s in summaries]),
     ('files', [s.files for s in summaries]),
     ('size (y x)', [' x '.join(map(_span, s.smallest, s.largest)) for s in summaries]),
     ('type', [', '.join(s.dtypes) for s in summaries]),
@@ -31,9 +31,22 @@ def format_table(summaries: Sequence[SplitSummary], *, most_values: int) -> list
   if values:
     rows.append(('ignored', [f'{s.ignored_share:.2%}' for s in summaries]))
     rows.append(('one-class labels', [s.one_class_sections for s in summaries]))
-  cells = [[title, *map(str, texts)] for title, texts in rows]
+  if any(s.label_fit is not None for s in summaries):
+    rows.append(('label fit (0 to 1)', [_fit(s) for s in summaries]))
+    rows.append(('best shift (y x)', [_shift(s) for s in summaries]))
+  return [[title, *map(str, texts)] for title, texts in rows]
+
+
+def format_table(summaries: Sequence[SplitSummary], *, most_values: int) -> list[str]:
+  """Lines of the table as plain text."""
+  cells = table_rows(summaries, most_values=most_values)
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
   return ['  '.join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def _sections(summary: SplitSummary) -> str:
+  whole = summary.read == summary.sections
+  return str(summary.read) if whole else f'{summary.sections} ({summary.read} read)'
 
 
 def _share(share: float | None) -> str:
@@ -46,3 +59,11 @@ def _span(low: int, high: int) -> str:
 
 def _voxel(size: tuple[float | None, ...] | None) -> str:
   return ' x '.join('?' if s is None else f'{s:g}' for s in size) if size else 'unknown'
+
+
+def _fit(summary: SplitSummary) -> str:
+  return '-' if summary.label_fit is None else f'{summary.label_fit:.3f}'
+
+
+def _shift(summary: SplitSummary) -> str:
+  return '-' if summary.best_shift is None else '{}, {}'.format(*summary.best_shift)

@@ -185,8 +185,8 @@ def test_broken_folder_is_cut_by_slices_as_training_does(healthy):
       lambda d: [
         Image.fromarray(np.dstack([half()] * 3)).save(f) for f in (d / 'labels').iterdir()
       ],
-      'unreadable',
-      '3 colour channels',
+      'label colours',
+      'its three channels are equal',
     ),
   ],
 )

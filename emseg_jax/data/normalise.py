@@ -68,19 +68,18 @@ class Normalisation:
         of its type.
       volume: statistics of the file it belongs to; needed by `per_volume` and `percentile`.
     """
-    x = np.asarray(section, np.float32)
-    x = _to_channels(x, self.channels)
+    x = np.array(_to_channels(section, self.channels), np.float32)  # ours, changed in place below
     if self.kind in ('per_volume', 'percentile') and volume is None:
       raise ValueError(f'{self.kind} needs the statistics of the volume')
     if self.kind == 'dataset':
-      return (x - np.float32(self.mean)) / np.float32(max(self.std, 1e-6))
+      return _standardised(x, self.mean, self.std)
     if self.kind == 'per_volume':
-      return (x - np.float32(volume.mean)) / np.float32(max(volume.std, 1e-6))
+      return _standardised(x, volume.mean, volume.std)
     if self.kind == 'percentile':
-      x = (x - np.float32(volume.low)) / np.float32(max(volume.high - volume.low, 1e-6))
-      return np.clip(x, 0.0, 1.0)
+      x = _standardised(x, volume.low, volume.high - volume.low)
+      return np.clip(x, 0.0, 1.0, out=x)
     low, high = full_range(section.dtype)
-    x = (x - np.float32(low)) / np.float32(high - low)
+    x = _standardised(x, low, high - low)
     if self.kind == 'scale':
       return x
     if self.kind == 'caffe':
@@ -104,6 +103,13 @@ class Normalisation:
     return cls(**record)
 
 
+def _standardised(x: np.ndarray, origin: float, scale: float) -> np.ndarray:
+  """(x - origin) / scale, in the memory of x."""
+  x -= np.float32(origin)
+  x /= np.float32(max(scale, 1e-6))
+  return x
+
+
 def _to_channels(x: np.ndarray, channels: int) -> np.ndarray:
   """Grey -> 3 equal channels; RGB -> mean for 1 channel."""
   if x.ndim == 2:
@@ -111,7 +117,7 @@ def _to_channels(x: np.ndarray, channels: int) -> np.ndarray:
   if x.shape[-1] == channels:
     return x
   if channels == 1:
-    return x.mean(axis=-1, keepdims=True)
+    return x.astype(np.float32).mean(axis=-1, keepdims=True)
   return np.repeat(x, channels, axis=-1)
 
 

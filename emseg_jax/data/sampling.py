@@ -171,9 +171,12 @@ def read_example(
   classes = _read(split.label_block, region)
   shape = blocks.shape(split, region.group, axis=region.axis)
   valid = np.minimum(shape, region.size).astype(np.int32)
-  weight = np.zeros(region.size, np.float32)
-  inside = tuple(slice(n) for n in valid)
-  weight[inside] = classes[inside] != pairs.IGNORED
+  ignored = classes == pairs.IGNORED
+  for axis, extent in enumerate(valid):  # what is mirrored beyond the image
+    ignored[(slice(None),) * axis + (slice(extent, None),)] = True
+  weight = np.logical_not(ignored).astype(np.float32)
+  label = classes.astype(np.int32)
+  label[ignored] = 0
   example = {
     'image': blocks.read_image(
       split,
@@ -184,7 +187,7 @@ def read_example(
       axis=region.axis,
       neighbours=neighbours,
     ),
-    'label': np.where(weight > 0, classes, 0).astype(np.int32),
+    'label': label,
     'weight': weight,
   }
   for name, sections in (targets or {}).items():
