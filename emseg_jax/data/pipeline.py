@@ -56,7 +56,7 @@ def train_dataset(
     region: size of what is cut out for a patch, from `augment.read_size`.
     normalisation: applied to each region.
     targets: names of maps to bring along; 'proximity' is the only one.
-    cache: folder of computed targets; None: computed anew, kept in memory.
+    cache: folder of computed targets and of where foreground is; None: computed anew.
     seed: of the order and of every draw.
     batch_size: examples per step over all processes.
     process_index: which process this is.
@@ -73,7 +73,7 @@ def train_dataset(
   if data.neighbours:
     blocks.groups(split, 3)  # raises if the sections are no volumes
   maps = {'proximity': _proximity(split, data, cache)} if 'proximity' in targets else {}
-  sampler = Sampler(split, patch=data.patch, region=region, options=data.sampling)
+  sampler = Sampler(split, patch=data.patch, region=region, options=data.sampling, cache=cache)
   read = functools.partial(
     read_example,
     split,

@@ -10,12 +10,13 @@ Inside, sections are volumes of one section: positions and sizes are (z, y, x).
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from emseg_jax import config
-from emseg_jax.data import blocks, normalise, pairs, places
+from emseg_jax.data import blocks, foreground, normalise, pairs, places
 from emseg_jax.errors import DataError
 
 __all__ = ['Region', 'Sampler', 'read_example']
@@ -47,14 +48,17 @@ class Sampler:
     patch: Sequence[int],
     region: Sequence[int],
     options: config.Sampling,
+    cache: Path | None = None,
   ) -> None:
-    """Lists the entries; reads all labels once if positive_copies asks for it.
+    """Lists the entries; reads all labels once where positive copies or the search for foreground
+    in volumes that are not kept in memory ask for it.
 
     Args:
       split: the sections.
       patch: size (y, x) or (z, y, x) of what the network sees.
       region: size of what the device needs for it, at least the patch.
       options: how to draw.
+      cache: folder of what such a search found; None: searched anew.
 
     Raises:
       DataError: volumes are needed and the sections are none, or have voxels of unequal size.
@@ -74,6 +78,10 @@ class Sampler:
       self._entries = places.list_places(split, groups, self._patch, options)
     else:
       self._entries = [(group, None) for group in groups for _ in group]
+    self._cell = tuple(max(1, patch // 2) for patch in self._patch)
+    self._cells: dict[blocks.Group, np.ndarray] = {}
+    if options.kind == 'foreground' or options.random_share:
+      self._cells = foreground.find(split, groups, self._cell, cache=cache)
 
   def __len__(self) -> int:
     return len(self._entries)
@@ -107,15 +115,32 @@ class Sampler:
   ) -> Region:
     """A uniform place; drawn again until it is accepted, the last of `tries` in any case."""
     tries = 1 if kind == 'random' else self._options.tries
+    cells = self._cells.get(group, ()) if kind == 'foreground' else ()
     for left in reversed(range(tries)):
-      origin = [
-        int(rng.integers(0, max(0, n - size) + 1))
-        for n, size in zip(shape, self._size, strict=True)
-      ]
+      if len(cells):
+        origin = self._around(cells[rng.integers(len(cells))], axis, shape, rng)
+      else:
+        origin = [
+          int(rng.integers(0, max(0, n - size) + 1))
+          for n, size in zip(shape, self._size, strict=True)
+        ]
       region = Region(group, axis, tuple(origin), self._size)
       if not left or self._accepts(self._middle(region, shape), kind):
         break
     return region
+
+  def _around(
+    self, cell: np.ndarray, axis: int, shape: Triple, rng: np.random.Generator
+  ) -> list[int]:
+    """Origin of a region whose patch has a random voxel of the cell at a random place."""
+    voxel = [
+      int(c * width + rng.integers(width)) for c, width in zip(cell, self._cell, strict=True)
+    ]
+    voxel[0], voxel[axis] = voxel[axis], voxel[0]
+    return [
+      min(max(0, v - int(rng.integers(patch)) - (size - patch) // 2), max(0, n - size))
+      for v, n, size, patch in zip(voxel, shape, self._size, self._patch, strict=True)
+    ]
 
   def _middle(self, region: Region, shape: Triple) -> Region:
     """The middle of the part of a region that lies in the volume, at most of the patch's size."""

@@ -153,7 +153,7 @@ class Split:
     """
     used, window = _window(group, origin, size)
     volume = self.sections[used[0]].image_volume
-    if not self._is_large(volume):
+    if not self.is_large(volume):
       return np.stack([self.image(i, offset=offset)[window] for i in used])
     numbers = [mirrored(self.sections[i].image_index + offset, len(volume)) for i in used]
     return _read_box(volume, numbers, window)
@@ -166,7 +166,7 @@ class Split:
     """
     used, window = _window(group, origin, size)
     first = self.sections[used[0]]
-    if first.label_volume is None or not self._is_large(first.label_volume):
+    if first.label_volume is None or not self.is_large(first.label_volume):
       return np.stack([self.label(i)[window] for i in used])
     # What the label of a voxel depends on may lie beyond the box.
     reach = self._rules.reach
@@ -183,7 +183,7 @@ class Split:
     masks = _read_box(mask, [self.sections[i].mask_index for i in used], window)
     return np.where(masks != 0, label, IGNORED)
 
-  def _is_large(self, volume: volumes.Volume) -> bool:
+  def is_large(self, volume: volumes.Volume) -> bool:
     """Whether it is better read in boxes than section by section through the cache."""
     shape = volume.section_shape(0)
     size = len(volume) * math.prod(shape) * volume.channels * volume.dtype.itemsize

@@ -6,8 +6,6 @@ Computed once before training, kept on disk and read from there as if they were 
 
 import hashlib
 import itertools
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +14,7 @@ from scipy import ndimage
 from skimage import morphology
 
 from emseg_jax import config
-from emseg_jax.data import blocks, pairs
-from emseg_jax.errors import DataError, OutputError
+from emseg_jax.data import array_cache, blocks, pairs
 
 __all__ = ['centreline', 'proximity', 'proximity_sections']
 
@@ -169,25 +166,4 @@ def _computed(
   record = f'{options.model_dump_json()}{voxel_size}{dimensions}{mask.shape}'.encode()
   digest = hashlib.sha256(VERSION + record + np.packbits(mask).tobytes()).hexdigest()
   path = cache / f'proximity-{digest[:32]}.npy'
-  if not path.exists():
-    _save(path, compute())
-  try:
-    maps = np.load(path, mmap_mode='r')
-  except (ValueError, EOFError) as error:
-    raise DataError(f'{path}: is damaged ({error}); remove it, it will be computed anew') from error
-  return maps
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-  """Writes the file under its name only when it is complete: other runs may look for it."""
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.tmp')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      with open(temporary, 'wb') as file:
-        np.save(file, array)
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
-  except OSError as error:
-    raise OutputError(f'{path}: cannot be written: {error.strerror}') from error
+  return array_cache.load_or_compute(path, compute)
