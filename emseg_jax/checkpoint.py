@@ -45,6 +45,7 @@ class Meta:
     since_best: evaluations since the best one.
     since_cut: of these, those since the learning rate was last reduced.
     finished: training ended before train.steps, for lack of improvement.
+    voxel_size: (z, y, x) in nm of the training volumes, as far as known.
   """
 
   step: int
@@ -58,6 +59,7 @@ class Meta:
   since_best: int = 0
   since_cut: int = 0
   finished: bool = False
+  voxel_size: tuple[float | None, ...] | None = None
 
 
 @dataclasses.dataclass

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from emseg_jax.data import blocks, pairs, volumes, writers
+from emseg_jax.data import blocks, pairs, resampled, writers
 from emseg_jax.errors import ConfigError
-from emseg_jax.predict import Predictor, check_type
+from emseg_jax.predict import Predictor, open_input
 
 __all__ = ['fuse_files', 'fused']
 
@@ -69,9 +69,11 @@ def fuse_files(
       raise ConfigError(
         f'task.classes={list(classes)}: a network to be fused has two classes, background first'
       )
-  volume = volumes.open_volume(source, reading=predictors[0].config.predict.reading)
-  for predictor in predictors:
-    check_type(volume, predictor.normalisation)
+  sizes = {predictor.config.data.voxel_size for predictor in predictors}
+  if len(sizes) > 1:
+    raise ConfigError(f'data.voxel_size: the networks see different ones, {sizes}')
+  opened = [open_input(predictor, source) for predictor in predictors]  # each checks for itself
+  given, volume = opened[0]
   split = pairs.Split.of_images(volume)
   # Networks for volumes and for sections may be mixed: all see the largest group that any needs.
   ranks = [len(predictor.config.data.patch) for predictor in predictors]
@@ -85,7 +87,7 @@ def fuse_files(
       LOGGER.info('%d/%d', group[-1] + 1, len(volume))
       yield from fused(scores)
 
-  return writers.write_like(volume, output, sections())
+  return writers.write_like(given, output, resampled.back(sections(), volume, given))
 
 
 def _foreground(

@@ -16,11 +16,11 @@ import numpy as np
 from emseg_jax import config as config_lib
 from emseg_jax import experiment, sharding, tiling, train_step
 from emseg_jax.checkpoint import Checkpoints, Meta
-from emseg_jax.data import blocks, normalise, pairs, volumes, writers
+from emseg_jax.data import blocks, normalise, pairs, resampled, volumes, voxel_sizes, writers
 from emseg_jax.errors import DataError, OutputError
 from emseg_jax.train_state import TrainState
 
-__all__ = ['Predictor', 'check_type', 'load_predictor', 'predict_files', 'tile_size']
+__all__ = ['Predictor', 'load_predictor', 'open_input', 'predict_files', 'tile_size']
 
 LOGGER = logging.getLogger(__name__)
 
@@ -150,8 +150,7 @@ def predict_files(
     OutputError: the output cannot be written.
   """
   config = predictor.config
-  volume = volumes.open_volume(source, reading=config.predict.reading)
-  check_type(volume, predictor.normalisation)
+  given, volume = open_input(predictor, source)
   split = pairs.Split.of_images(volume)
   values = _file_values(config)
   kind = config.predict.probabilities
@@ -178,11 +177,32 @@ def predict_files(
       yield np.ascontiguousarray(np.load(Path(spool.name) / f'{index}.npy', mmap_mode='r')[..., k])
 
   with spool:
-    written = [writers.write_like(volume, output, label_sections())]
+    labels = resampled.back(label_sections(), volume, given)
+    written = [writers.write_like(given, output, labels)]
     for k, name in enumerate(config.task.classes if kind else ()):
-      path = writers.write_like(volume, output, map_sections(k), suffix=f'_prob_{name}')
-      written.append(path)
+      maps = resampled.back(map_sections(k), volume, given)
+      written.append(writers.write_like(given, output, maps, suffix=f'_prob_{name}'))
   return written
+
+
+def open_input(predictor: Predictor, source: str | Path) -> tuple[volumes.Volume, volumes.Volume]:
+  """Opens what is to be segmented.
+
+  Returns:
+    The volume as it is, and as the network wants it: the same, or brought to data.voxel_size.
+
+  Raises:
+    DataError: it cannot be read, or type or voxel size are not what the network was trained on.
+  """
+  config, meta = predictor.config, predictor.meta
+  volume = volumes.open_volume(source, reading=config.predict.reading)
+  check_type(volume, predictor.normalisation)
+  if config.data.voxel_size is not None:
+    return volume, resampled.resample(volume, config.data.voxel_size, labels=False)
+  if meta is not None and meta.voxel_size is not None:
+    of, ndim = 'those trained on', len(config.data.patch)
+    voxel_sizes.check(volume, meta.voxel_size, ndim=ndim, of=of)
+  return volume, volume
 
 
 def _file_values(config: config_lib.Config) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 
 from emseg_jax import augment, losses
 from emseg_jax import config as config_lib
-from emseg_jax.data import normalise, pairs, pipeline
+from emseg_jax.data import normalise, pairs, pipeline, voxel_sizes
+from emseg_jax.data.volume import VoxelSize
 from emseg_jax.errors import DataError
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
   'open_splits',
   'region',
   'training_batches',
+  'voxel_size',
 ]
 
 
@@ -89,6 +91,16 @@ def fit_normalisation(config: config_lib.Config, split: pairs.Split) -> normalis
   """
   images = (split.image_block((i,), *box)[0] for i, *box in split.excerpts())
   return normalise.fit(config.data.normalisation, config.data.channels, images)
+
+
+def voxel_size(config: config_lib.Config, split: pairs.Split) -> VoxelSize | None:
+  """What the network is trained on, nm; None if no volume says.
+
+  Raises:
+    DataError: the volumes differ.
+  """
+  used = dict.fromkeys(section.image_volume for section in split.sections)
+  return voxel_sizes.common(used, ndim=len(config.data.patch))
 
 
 def class_counts(config: config_lib.Config, split: pairs.Split) -> np.ndarray | None:

@@ -105,16 +105,16 @@ def _restore_or_start(
       )
     LOGGER.info('Resuming at step %d.', meta.step)
     return state, meta
-  record = train_input.fit_normalisation(config, split)
   meta = Meta(
     step=0,
     evaluated_step=-1,
     best_step=-1,
     best_score=verdict.NO_SCORE,
-    normalisation=record.to_json(),
+    normalisation=train_input.fit_normalisation(config, split).to_json(),
     data=fingerprint,
     config=config.model_dump(mode='json'),
     versions=experiment.versions(),
+    voxel_size=train_input.voxel_size(config, split),
   )
   return setup.initial_state(), meta
 

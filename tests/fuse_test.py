@@ -55,6 +55,7 @@ class Grey:
       task=config_lib.Task(classes=classes), data=config_lib.Data(patch=patch)
     )
     self.normalisation = normalise.Normalisation('scale', 1, 0.0, 1.0, 'uint8')
+    self.meta = None
     self.inverted = inverted
     self.seen: list[tuple[int, ...]] = []
 

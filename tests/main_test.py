@@ -171,3 +171,29 @@ def test_sections_with_their_neighbours_train_score_and_predict(tmp_path):
   tifffile.imwrite(tmp_path / 'one.tif', tifffile.imread(tmp_path / 'image.tif')[0])
   assert support.run_main(run, *predict, f'--input={tmp_path}/one.tif') == 2
   assert support.run_main(run, '--mode=evaluate', '--config.data.neighbours=0') == 2
+
+
+def test_another_voxel_size_is_refused_or_resampled_and_comes_back(run, tmp_path):
+  image = tifffile.imread(run / 'image.tif')
+  sizes = {'metadata': {'axes': 'ZYX', 'unit': 'nm'}, 'imagej': True}
+  support.write_pair(tmp_path, sections=6)
+  tifffile.imwrite(tmp_path / 'image.tif', image, resolution=(1 / 4, 1 / 4), **sizes)  # 4 nm
+  fine = image.repeat(2, 1).repeat(2, 2)
+  tifffile.imwrite(tmp_path / 'fine.tif', fine, resolution=(1 / 2, 1 / 2), **sizes)
+  quick = ['--config.run.report=false', '--config.run.tensorboard=false', *support.SMALL_NETWORK]
+  arguments = [*support.pair_arguments(tmp_path), *quick, '--config.train.steps=2']
+  for name, *more in (('as_is',), ('sized', '--config.data.voxel_size=[null,4,4]')):
+    folder = f'--workdir={tmp_path}/{name}'
+    assert support.run_main(*arguments, folder, *more) == 0
+    predict = [folder, '--mode=predict', f'--input={tmp_path}/fine.tif']
+    code = support.run_main(*predict, f'--output={tmp_path}/{name}.tif')
+    assert code == (0 if more else 2)
+    # What a file says may be overruled.
+    wrong = '--config.predict.reading.voxel_size=[50,4,4]'
+    assert support.run_main(*predict, f'--output={tmp_path}/{name}_4.tif', wrong) == 0
+  coarse = f'--output={tmp_path}/coarse.tif'
+  assert support.run_main(folder, '--mode=predict', f'--input={tmp_path}/image.tif', coarse) == 0
+  expected = tifffile.imread(tmp_path / 'coarse.tif').repeat(2, 1).repeat(2, 2)
+  found = tifffile.imread(tmp_path / 'sized.tif')
+  assert found.shape == fine.shape
+  assert (found == expected).mean() > 0.95  # interpolation softens the edges a little

@@ -219,6 +219,11 @@ class Data(Section):
   channels: Literal[1, 3] = Field(
     1, description='channels fed to the network; grey is repeated for 3, RGB averaged for 1'
   )
+  voxel_size: tuple[Length | None, Length, Length] | None = Field(
+    None,
+    description='(z, y, x) in nm to which all volumes are brought as they are read, also for '
+    'prediction; z None: as it is; None: volumes must have one size, as far as it is known',
+  )
   neighbours: Annotated[int, Field(ge=0, le=16)] = Field(
     0,
     description='networks of sections also see so many sections before and behind, as channels '

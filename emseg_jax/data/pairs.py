@@ -3,13 +3,15 @@
 Matching and all checks that need no pixels happen here, when a split is opened; `split` reads.
 """
 
+import copy
 from collections.abc import Sequence
 
 from emseg_jax import config as config_lib
 from emseg_jax.data import labels as labels_lib
-from emseg_jax.data import matching, phantom, selection, tfds_volume, volumes
+from emseg_jax.data import matching, phantom, resampled, selection, tfds_volume, volumes
 from emseg_jax.data.labels import IGNORED, map_labels
 from emseg_jax.data.split import Section, Split
+from emseg_jax.data.volume import VoxelSize
 from emseg_jax.errors import DataError
 
 __all__ = ['IGNORED', 'Section', 'Split', 'map_labels', 'open_source', 'open_split']
@@ -33,7 +35,8 @@ def open_split(
   Raises:
     DataError: a path is missing or empty, images and labels do not match in number, name or size.
   """
-  sections = [section for source in sources for section in open_source(source, palette)]
+  size = data.voxel_size
+  sections = [s for source in sources for s in open_source(source, palette, voxel_size=size)]
   return Split(
     sections,
     rules=labels_lib.Rules(task, data),
@@ -41,8 +44,13 @@ def open_split(
   )
 
 
-def open_source(source: config_lib.Source, palette: volumes.Palette = 'colour') -> list[Section]:
-  """Opens one source and pairs its images with its labels.
+def open_source(
+  source: config_lib.Source,
+  palette: volumes.Palette = 'colour',
+  *,
+  voxel_size: VoxelSize | None = None,
+) -> list[Section]:
+  """Opens one source and pairs its images with its labels, brought to a voxel size if one is given.
 
   Raises:
     DataError: as `open_split`.
@@ -51,6 +59,13 @@ def open_source(source: config_lib.Source, palette: volumes.Palette = 'colour') 
   for images, labels in _open_volumes(source, palette):
     label_of = _partners(images, labels)
     mask = _open_labels(source.mask, source)
+    if voxel_size is not None:
+      own = images.voxel_size_zyx
+      images = resampled.resample(images, voxel_size, labels=False)
+      labels, mask = (
+        v and resampled.resample(_with_size(v, own), voxel_size, labels=True)
+        for v in (labels, mask)
+      )
     mask_of = _partners(images, mask)
     for i in selection.select(images.names, source, path=images.path):
       section = Section(
@@ -72,6 +87,15 @@ def _open_labels(path: str | None, source: config_lib.Source) -> volumes.Volume 
   if path.startswith(tfds_volume.SCHEME):
     return tfds_volume.open_dataset(path)[1]
   return volumes.open_volume(path, palette='index', reading=source.label_reading)
+
+
+def _with_size(volume: volumes.Volume, size: VoxelSize | None) -> volumes.Volume:
+  """Labels that do not say how large their voxels are: as large as those of their image."""
+  if volume.voxel_size_zyx is not None or size is None:
+    return volume
+  volume = copy.copy(volume)
+  volume.voxel_size_zyx = size
+  return volume
 
 
 def _partners(images: volumes.Volume, others: volumes.Volume | None) -> dict[int, int]:
