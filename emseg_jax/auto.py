@@ -16,10 +16,10 @@ import numpy as np
 
 from emseg_jax import config as config_lib
 from emseg_jax.check import MOST_CLASSES
+from emseg_jax.check.survey import count_labels, open_sections
 from emseg_jax.config import Config, Source
 from emseg_jax.data import pairs, volumes
 from emseg_jax.errors import ConfigError, DataError
-from emseg_jax.survey import count_labels, open_sections
 
 __all__ = ['explain', 'suggest']
 

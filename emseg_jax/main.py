@@ -194,7 +194,7 @@ def _check(values: flags.FlagValues, config: Config) -> None:
   report = check.check(config)
   print(check.format_report(report))
   if values.output:
-    config_io.write_text(Path(values.output), json.dumps(report.to_json(), indent=2) + '\n')
+    check.write(report, config, Path(values.output))
   if not report.ok:
     raise DataError('the data are not ready to train on; see the errors above')
 

@@ -51,8 +51,6 @@ ORDER = (
   'progress',
   'trainer',
   'report',
-  'survey',
-  'check_table',
   'check',
   'auto',
   'api',

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from emseg_jax.check_summary import SplitSummary
+from emseg_jax.check.summary import SplitSummary
 
 __all__ = ['format_table', 'table_rows']
 

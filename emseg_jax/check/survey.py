@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from emseg_jax.config import Source
+from emseg_jax.config import Reading, Source
 from emseg_jax.data import pairs, selection, tiff, volumes
 from emseg_jax.errors import DataError
 
 __all__ = ['Finding', 'count_labels', 'count_values', 'locate', 'open_sections']
+
+PIXELS_AT_ONCE = 1 << 22
 
 Finding = tuple[str, str]  # kind, message
 Opened = dict[str, tuple[volumes.Volume, int] | None]  # by name; None if broken
@@ -31,8 +33,10 @@ def open_sections(source: Source) -> tuple[list[pairs.Section], list[Finding]]:
     return pairs.open_source(source), []
   except DataError as error:
     findings: list[Finding] = []
-    images = _open_files(source.images, 'colour', findings)
-    labels = _open_files(source.labels, 'index', findings) if source.labels else {}
+    images = _open_files(source.images, 'colour', source.reading, findings)
+    labels: Opened = {}
+    if source.labels:
+      labels = _open_files(source.labels, 'index', source.label_reading, findings)
     if not images.keys() & labels.keys() and len(images) == len(labels):
       labels = dict(zip(images, labels.values(), strict=True))  # by number: in the same order
     if images.keys() & labels.keys():
@@ -56,20 +60,17 @@ def _select(images: Opened, source: Source, findings: list[Finding]) -> list[str
     return []
 
 
-def _open_files(path: str, palette: tiff.Palette, findings: list[Finding]) -> Opened:
-  """The sections of a file, or of a folder with its files opened one by one."""
-  files = []
-  if os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK):
-    files = [f for f in Path(path).iterdir() if f.is_file() and not f.name.startswith('.')]
-    files = [f for f in files if f.suffix.lower() not in volumes.NO_IMAGES]
-    files.sort(key=_natural_key)
+def _open_files(
+  path: str, palette: tiff.Palette, reading: Reading, findings: list[Finding]
+) -> Opened:
+  """The sections of a file, or of a folder with its images opened one by one."""
   opened: Opened = {}
-  for file in files or [Path(path)]:
+  for file in _list_images(path) or [path]:
     try:
-      volume = volumes.open_volume(file, palette=palette)
+      volume = volumes.open_volume(file, palette=palette, reading=reading)
     except DataError as error:
       findings.append(('unreadable', str(error)))
-      opened[file.stem.lower()] = None
+      opened[Path(file).stem.lower()] = None
       continue
     opened |= {name.lower(): (volume, i) for i, name in enumerate(volume.names)}
   types = [_type_of(entry[0]) for entry in opened.values() if entry]
@@ -79,6 +80,16 @@ def _open_files(path: str, palette: tiff.Palette, findings: list[Finding]) -> Op
       message = f'{volume.path}: is {_type_of(volume)}, but most of {path} are {usual}'
       findings.append(('type', f'{message}; all must be of one type'))
   return opened
+
+
+def _list_images(path: str) -> list[str]:
+  """What a folder of images holds, in natural order; nothing for a file or another folder."""
+  if not (os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)):
+    return []
+  files = [f for f in Path(path).iterdir() if f.is_file() and not f.name.startswith('.')]
+  files = [f for f in files if f.suffix.lower() not in volumes.NO_IMAGES]
+  images = any(f.suffix.lower() in volumes.OPENERS for f in files)  # and not chunks of a Zarr
+  return [str(f) for f in sorted(files, key=_natural_key)] if images else []
 
 
 def _type_of(volume: volumes.Volume) -> str:
@@ -140,7 +151,10 @@ def count_values(raw: np.ndarray, where: str) -> dict[int, int]:
     DataError: naming `where`: they are RGB, or not integer-valued.
   """
   if raw.dtype.kind in 'bu' and raw.dtype.itemsize <= 2:  # three times as quick as np.unique
-    counts = np.bincount(raw.ravel())
+    counts = np.zeros(1 << 8 * raw.dtype.itemsize, np.int64)
+    rows = max(1, PIXELS_AT_ONCE // max(1, raw[0].size))  # bincount makes 8 bytes of every pixel
+    for start in range(0, len(raw), rows):
+      counts += np.bincount(raw[start : start + rows].ravel(), minlength=len(counts))
     values = np.flatnonzero(counts)
     counts = counts[values]
   else:

@@ -7,35 +7,11 @@ import sys
 import numpy as np
 import pytest
 import tifffile
+from check_support import SIZE, half, source, texture, write
 from PIL import Image
 
 from emseg_jax import check
 from emseg_jax.config import Config, Data, Source, Task
-
-SIZE = (16, 20)
-
-
-def texture(seed, size=SIZE):
-  """Values 100..119, so that the mean is near 109.5 and the std near 5.8."""
-  return np.random.default_rng(seed).integers(100, 120, size, dtype=np.uint8)
-
-
-def half(size=SIZE, value=1):
-  """`value` in the upper half, 0 below."""
-  label = np.zeros(size, np.uint8)
-  label[: size[0] // 2] = value
-  return label
-
-
-def write(folder, images, labels):
-  for kind, arrays in (('images', images), ('labels', labels)):
-    (folder / kind).mkdir(parents=True, exist_ok=True)
-    for number, array in enumerate(arrays):
-      Image.fromarray(array).save(folder / kind / f'{number:02d}.png')
-
-
-def source(folder, **options):
-  return Source(images=str(folder / 'images'), labels=str(folder / 'labels'), **options)
 
 
 @pytest.fixture
@@ -127,43 +103,6 @@ def test_more_values_than_classes_are_all_listed(healthy):
   assert 'val/labels/01.png' in text
   assert '{"0": 0, "1": 1, "7": 2}' in text
   assert 'task.classes has 2 names' in text
-
-
-def test_every_broken_file_is_reported(healthy):
-  images, labels = (sorted((healthy / 'train' / k).iterdir()) for k in ('images', 'labels'))
-  images[0].write_bytes(b'')  # no header
-  images[1].write_bytes(images[1].read_bytes()[:120])  # header, then cut
-  labels[2].unlink()
-  Image.fromarray(half((8, 8))).save(labels[3])
-  report = check.check(config(healthy))
-  assert not report.ok
-  assert sorted(found(report, 'error')) == [
-    ('train', 'size'),
-    ('train', 'unmatched'),
-    ('train', 'unreadable'),
-    ('train', 'unreadable'),
-  ]
-  messages = [p.message for p in report.problems]
-  for expected in (str(images[0]), str(images[1]), 'images: 02 has no partner', '8 x 8'):
-    assert any(expected in m for m in messages), expected
-  assert report.splits[1].sections == 2  # validation is looked at all the same
-
-
-def test_broken_file_does_not_hide_a_pair_matched_by_number(healthy):
-  for label in (healthy / 'train/labels').iterdir():
-    label.rename(label.with_name(f'mask_{label.name}'))
-  (healthy / 'train/images/00.png').write_bytes(b'')
-  Image.fromarray(half(value=5)).save(healthy / 'train/labels/mask_03.png')
-  report = check.check(config(healthy))
-  assert found(report) == [('error', 'train', 'unreadable'), ('error', 'train', 'label values')]
-
-
-def test_broken_folder_is_cut_by_slices_as_training_does(healthy):
-  (healthy / 'train/images/03.png').write_bytes(b'')
-  train, validation = (source(healthy / 'train', slices=s) for s in (':2', '2:'))
-  report = check.check(config(healthy, train=(train,), validation=(validation,)))
-  assert [s.sections for s in report.splits] == [2, 1]
-  assert found(report) == [('error', s, 'unreadable') for s in ('train', 'validation')]
 
 
 @pytest.mark.parametrize(
@@ -307,16 +246,6 @@ def test_instance_ids_are_recognised(healthy):
   assert found(report) == [('error', 'train', 'label values'), ('warning', 'train', 'label kind')]
   assert '40 values look like instance ids' in message(report, 'label kind')
   assert 'and 30 more' in message(report, 'label values')  # of the 40, ten are shown
-
-
-def test_smoothed_masks_are_recognised(healthy):
-  label = half(value=255)
-  label[8, :16] = np.arange(1, 241, 15)  # 16 values in between, 5 % of the pixels
-  write(healthy / 'train', [texture(i) for i in range(4)], [label] * 4)
-  report = check.check(config(healthy, label_mapping={0: 0, 255: 1, 1: 1}))
-  assert ('train', 'label kind') in found(report, 'warning')
-  assert 'anti-aliased' in message(report, 'label kind')
-  assert 'cut at 128' in message(report, 'label values')
 
 
 def test_only_ten_problems_of_a_kind_are_printed_but_all_are_counted(tmp_path):

@@ -1,7 +1,7 @@
 """The data doctor: says before training what would go wrong in it.
 
-Every section is read once (`check_read`); the judgements of the modules `check_*` look at the
-numbers, and at a few sections again where labels may be out of place (`check_pairs`).
+Every section is read once (`read`); the judgements of the modules `check_*` look at the
+numbers, and at a few sections again where labels may be out of place (`pairs`).
 """
 
 import dataclasses
@@ -9,20 +9,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from emseg_jax import (
-  check_images,
-  check_labels,
-  check_pairs,
-  check_read,
-  check_repeats,
-  check_sources,
-)
-from emseg_jax.check_labels import MOST_CLASSES
-from emseg_jax.check_measure import Measured
-from emseg_jax.check_problem import SHOWN, SPLITS, Problem, count
-from emseg_jax.check_read import SplitRead
-from emseg_jax.check_summary import SplitSummary, summarise
-from emseg_jax.check_table import format_table
+from emseg_jax.check import images, labels, pairs, repeats, sources
+from emseg_jax.check import read as check_read
+from emseg_jax.check.labels import MOST_CLASSES
+from emseg_jax.check.measure import Measured
+from emseg_jax.check.problem import SHOWN, SPLITS, Problem, count
+from emseg_jax.check.read import SplitRead
+from emseg_jax.check.summary import SplitSummary, summarise
+from emseg_jax.check.table import format_table
 from emseg_jax.config import Config
 from emseg_jax.data.labels import Rules
 
@@ -85,7 +79,7 @@ def check(config: Config) -> Report:
   }
   measured = {name: split.measured for name, split in data.items()}
   values = {v for read in measured.values() for m in read if m.label for v in m.label.values}
-  classes = {v: check_labels.classify(v, config) for v in values}
+  classes = {v: labels.classify(v, config) for v in values}
   summaries = {
     name: summarise(name, split, class_names=config.task.classes, classes=classes)
     for name, split in data.items()
@@ -93,9 +87,9 @@ def check(config: Config) -> Report:
   }
   problems = _judge(config, data, summaries, classes)
   for name, read in measured.items():
-    problems += check_pairs.judge_alignment(name, read, rules, threads=threads)
+    problems += pairs.judge_alignment(name, read, rules, threads=threads)
   problems.sort(key=lambda p: SEVERITIES.index(p.severity))
-  return Report(tuple(summaries.values()), tuple(problems), check_sources.advise(data), measured)
+  return Report(tuple(summaries.values()), tuple(problems), sources.advise(data), measured)
 
 
 def _judge(
@@ -113,20 +107,20 @@ def _judge(
       for name, split in data.items()
       for kind, message in split.findings
     ),
-    *check_sources.judge_sources(config),
-    *check_sources.judge_size(data),
-    *check_labels.judge_values(config, measured, classes),
-    *check_labels.judge_colours(config, measured),
-    *check_labels.judge_files(measured),
-    *check_labels.judge_class_shares(summaries),
-    *check_labels.judge_empty(measured),
-    *check_images.judge_contrast(measured),
-    *check_images.judge_signs(measured),
-    *check_images.judge_patch(config, measured['train']),
-    *check_images.judge_intensities(config, summaries),
-    *check_sources.judge_voxels(config, data),
-    *check_sources.judge_numbering(data, volumetric=volumetric),
-    *check_repeats.judge_repeats(data),
+    *sources.judge_sources(config),
+    *sources.judge_size(data),
+    *labels.judge_values(config, measured, classes),
+    *labels.judge_colours(config, measured),
+    *labels.judge_files(measured),
+    *labels.judge_class_shares(summaries),
+    *labels.judge_empty(measured),
+    *images.judge_contrast(measured),
+    *images.judge_signs(measured),
+    *images.judge_patch(config, measured['train']),
+    *images.judge_intensities(config, summaries),
+    *sources.judge_voxels(config, data),
+    *sources.judge_numbering(data, volumetric=volumetric),
+    *repeats.judge_repeats(data),
   ]
 
 
