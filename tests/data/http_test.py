@@ -73,7 +73,7 @@ def test_arrays_are_named_and_levels_chosen_behind_an_address(tmp_path, server):
 def test_missing_chunks_and_addresses_are_errors(tmp_path, server):
   path = format_support.write_zarr(tmp_path / 'a.zarr', values(4, 6, 8))
   (path / '1.1.1').unlink()
-  volume = volumes.open_volume(f'{server.url}/a.zarr')
+  volume = volumes.open_volume(f'{server.url}/a.zarr', reading=Reading(missing='error'))
   with pytest.raises(DataError, match=r'a\.zarr: .*1\.1\.1 is missing; copy it again'):
     volume.section(3)
   with pytest.raises(DataError, match=r'/nothing: has no Zarr, N5 or precomputed array here$'):
@@ -86,7 +86,7 @@ def test_a_server_that_is_gone_is_an_error_after_some_seconds(tmp_path, server, 
   monkeypatch.setattr(store, 'RETRIES', {'max_retries': 1, 'initial_delay': '10ms'})
   store.context.cache_clear()
   format_support.write_zarr(tmp_path / 'a.zarr', values(4, 6, 8))
-  volume = volumes.open_volume(f'{server.url}/a.zarr')
+  volume = volumes.open_volume(f'{server.url}/a.zarr', reading=Reading(missing='error'))
   server.shutdown()
   server.server_close()
   start = time.monotonic()
