@@ -103,9 +103,7 @@ def test_volumes_of_unequal_voxels_are_refused_where_it_matters():
   fine, thick, unknown = volume('a', (8, 8, 8)), volume('b', (40, 8, 8.1)), volume('c', None)
   assert voxel_sizes.common([unknown, fine, thick], ndim=2) == (8, 8, 8)
   assert voxel_sizes.common([unknown], ndim=3) is None
-  with pytest.raises(
-    DataError, match=r'b: its voxels are 40 x 8 x 8\.1 nm .* of a are 8 x 8'
-  ):
+  with pytest.raises(DataError, match=r'b: its voxels are 40 x 8 x 8\.1 nm .* of a are 8 x 8'):
     voxel_sizes.common([unknown, fine, thick], ndim=3)
   with pytest.raises(DataError, match=r'd: .* set data\.voxel_size'):
     voxel_sizes.common([fine, volume('d', (None, 8, 10))], ndim=2)
