@@ -1,8 +1,8 @@
 """A complete configuration for a folder of images and labels: `--config=auto:FOLDER`.
 
 Recognised by name, at most two folders deep: {images, labels}; {train, val, test} with them inside,
-or they with these inside; two stacks such as train-volume.tif and train-labels.tif. Only headers
-and up to 64 labels are read; `check` reads everything.
+or they with these inside; two volumes such as train-volume.tif and train-labels.tif, raw.zarr and
+labels.h5. Only headers and up to 64 labels are read; `check` reads everything.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from emseg_jax import config as config_lib
 from emseg_jax.check import MOST_CLASSES
 from emseg_jax.check.survey import count_labels, open_sections
 from emseg_jax.config import Config, Source
-from emseg_jax.data import pairs, volumes
+from emseg_jax.data import pairs, recognise, volumes
 from emseg_jax.errors import ConfigError, DataError
 
 __all__ = ['explain', 'suggest']
@@ -39,6 +39,7 @@ SPLIT_WORDS = {
   'testing': 'test',
 }
 SPLITS = ('train', 'validation', 'test')
+STORES = ('.zarr', '.n5')  # folders that are one volume
 UNLABELLED = {'unlabelled', 'unlabeled'}
 DEPTH = 2  # folders below the given one that are looked into
 HELD_OUT = 0.2  # share of the sections that validate where no folder says so
@@ -126,8 +127,13 @@ def _list_candidates(folder: Path, root: Path, depth: int) -> Iterator[_Candidat
 
 
 def _list_images(path: Path) -> list[Path]:
-  files = sorted(path.iterdir()) if path.is_dir() else [path]
-  return [f for f in files if f.suffix.lower() in volumes.OPENERS and not f.name.startswith('.')]
+  """The images in a folder, or the volume that the path is."""
+  if not path.is_dir():
+    return [path] if recognise.suffix(str(path)) in recognise.FORMATS else []
+  if path.suffix.lower() in STORES:
+    return [path]
+  files = (f for f in sorted(path.iterdir()) if not f.name.startswith('.'))
+  return [f for f in files if f.suffix.lower() in volumes.OPENERS]
 
 
 def _complete(group: Sequence[_Candidate]) -> bool:
@@ -153,8 +159,8 @@ def _describe_missing(root: Path, group: Sequence[_Candidate]) -> str:
   there = [e.name for e in sorted(root.iterdir()) if not e.name.startswith('.')]
   by_hand = _by_hand((images or [f'{root}/IMAGES'])[0], (labels or [f'{root}/LABELS'])[0])
   return (
-    f'auto:{root}: finds no {missing} for training; it looks for a folder or stack (readable: '
-    f'{volumes.READABLE}) with one of these words in its name: {", ".join(sorted(words))}; there '
+    f'auto:{root}: finds no {missing} for training; it looks for a folder or volume (readable: '
+    f'{recognise.READABLE}) with one of these words in its name: {", ".join(sorted(words))}; there '
     f'are {_shorten(there) or "no files"}; rename, or {by_hand}'
   )
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from emseg_jax import config as config_lib
+from emseg_jax import torch_reading
 from emseg_jax.data import (
   array_writers,
   labels,
@@ -27,6 +28,7 @@ from emseg_jax.data import (
   pipeline,
   volumes,
 )
+from emseg_jax.torch_reading import Case
 
 __all__ = ['FORMATS', 'PATCHES', 'Row', 'benchmark_data', 'format_markdown', 'format_text']
 
@@ -89,12 +91,12 @@ def benchmark_data(
     for storage in formats:
       source = _write(storage, folder, image, label)
       for patch, count in itertools.product(patches, workers):
-        batch = 2 if len(patch) == 3 else 8
-        ours = _rate(_ours(storage, source, (image, label), patch, batch, count), batch, seconds)
+        batch_size = 2 if len(patch) == 3 else 8
+        case = Case(storage, source, (image, label), patch, batch_size, count)
+        ours = _rate(_ours(case), batch_size, seconds)
         theirs = None
         if importlib.util.find_spec('torch') and storage != 'tfds':
-          batches = _theirs(storage, source, (image, label), patch, batch, count)
-          theirs = _rate(batches, batch, seconds)
+          theirs = _rate(torch_reading.batches(case), batch_size, seconds)
         megabytes = ours * 2 * float(np.prod(patch)) / 1e6
         rows.append(Row(storage, patch, count, ours, megabytes, theirs))
         report(rows[-1])
@@ -145,126 +147,30 @@ def _write_tfds(folder: Path, image: np.ndarray, label: np.ndarray) -> config_li
   return config_lib.Source(images=f'tfds://sections?split=train&dir={folder}')
 
 
-def _ours(
-  storage: str,
-  source: config_lib.Source | None,
-  arrays: tuple[np.ndarray, np.ndarray],
-  patch: tuple[int, ...],
-  batch_size: int,
-  workers: int,
-) -> Iterator[Any]:
+def _ours(case: Case) -> Iterator[Any]:
+  """Batches of the training input."""
   # Large volumes are the case to measure: the cache holds nothing of those that need none.
-  cache_gb = 0.0 if storage in ('hdf5', 'zarr') else 2.0
-  data = config_lib.Data(patch=patch, cache_gb=cache_gb)
+  cache_gb = 0.0 if case.storage in ('hdf5', 'zarr') else 2.0
+  data = config_lib.Data(patch=case.patch, cache_gb=cache_gb)
   task = config_lib.Task()
-  if source is None:
-    image, label = (volumes.ArrayVolume(array) for array in arrays)
+  if case.source is None:
+    image, label = (volumes.ArrayVolume(array) for array in case.arrays)
     sections = [pairs.Section(n, image, i, label, i) for i, n in enumerate(image.names)]
     split = pairs.Split(sections, rules=labels.Rules(task, data), cache_bytes=2**31)
   else:
-    split = pairs.open_split([source], task=task, data=data)
+    split = pairs.open_split([case.source], task=task, data=data)
   dataset = pipeline.train_dataset(
     split,
     data,
-    region=patch,
+    region=case.patch,
     normalisation=normalise.Normalisation('scale', 1, 0.0, 1.0, 'uint8'),
     seed=0,
-    batch_size=batch_size,
+    batch_size=case.batch_size,
   )
-  threads = THREADS if not workers else 1
+  threads = THREADS if not case.workers else 1
   return pipeline.train_iterator(
-    dataset, start_step=0, threads=threads, prefetch=4, workers=workers
+    dataset, start_step=0, threads=threads, prefetch=4, workers=case.workers
   )
-
-
-def _theirs(
-  storage: str,
-  source: config_lib.Source | None,
-  arrays: tuple[np.ndarray, np.ndarray],
-  patch: tuple[int, ...],
-  batch_size: int,
-  workers: int,
-) -> Iterator[Any]:
-  import torch.utils.data
-
-  paths = None if source is None else (source.images, source.labels)
-  patches = RandomPatches(storage, paths, arrays if paths is None else None, patch)
-  loader = torch.utils.data.DataLoader(
-    patches,
-    batch_size=batch_size,
-    num_workers=workers,
-    multiprocessing_context='spawn' if workers else None,
-    persistent_workers=workers > 0,
-    prefetch_factor=4 if workers else None,
-  )
-  return iter(loader)
-
-
-class RandomPatches:
-  """A map-style data set for PyTorch's DataLoader: image f32, label i64, of random places."""
-
-  def __init__(
-    self,
-    storage: str,
-    paths: tuple[str, str] | None,
-    arrays: tuple[np.ndarray, np.ndarray] | None,
-    patch: tuple[int, ...],
-  ) -> None:
-    self._storage, self._paths, self._opened = storage, paths, arrays
-    self._size = (1,) * (3 - len(patch)) + patch
-    self._flat = len(patch) == 2
-
-  def __len__(self) -> int:
-    return 2**20
-
-  def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-    if self._opened is None:  # once per worker
-      self._opened = tuple(_open_plainly(self._storage, path) for path in self._paths)
-    rng = np.random.default_rng(index)
-    shape = self._opened[0].shape
-    start = [int(rng.integers(0, n - s + 1)) for n, s in zip(shape, self._size, strict=True)]
-    window = tuple(slice(a, a + s) for a, s in zip(start, self._size, strict=True))
-    image, label = (np.asarray(array[window]) for array in self._opened)
-    if self._flat:
-      image, label = image[0], label[0]
-    return image.astype(np.float32)[None] / 255, label.astype(np.int64)
-
-
-class _TiffSections:
-  """Decodes the sections of a box."""
-
-  def __init__(self, path: str) -> None:
-    import tifffile
-
-    self._file = tifffile.TiffFile(path)
-    self.shape = self._file.series[0].shape
-
-  def __getitem__(self, window: tuple[slice, slice, slice]) -> np.ndarray:
-    z, *rest = window
-    sections = [self._file.pages[i].asarray()[tuple(rest)] for i in range(z.start, z.stop)]
-    return np.stack(sections)
-
-
-def _open_plainly(storage: str, path: str) -> Any:
-  """As a user without this package opens a file."""
-  if storage == 'tiff':
-    return _TiffSections(path)
-  if storage == 'hdf5':
-    import h5py
-
-    return h5py.File(path, 'r')['data']
-  import tensorstore
-
-  store = {'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': f'{path}/0/'}}
-  return _Tensorstore(tensorstore.open(store).result())
-
-
-class _Tensorstore:
-  def __init__(self, array: Any) -> None:
-    self._array, self.shape = array, array.shape
-
-  def __getitem__(self, window: tuple[slice, ...]) -> np.ndarray:
-    return self._array[window].read().result()
 
 
 def _rate(batches: Iterator[Any], batch_size: int, seconds: float) -> float:

@@ -133,15 +133,15 @@ def score_files(
   """Scores segmentation files made by any program against label files, section by section.
 
   Args:
-    predictions: image, folder or stack of label values.
-    labels: ground truth of the same kind; both are mapped with data.label_mapping.
+    predictions: image, folder or volume of label values, as `predict` writes them.
+    labels: ground truth of the same kind, as the labels that are trained on.
     config: its sections task, data and eval.
 
   Raises:
     DataError: they do not match, or hold a value that is not mapped.
   """
   task, mapping = config.task, config.data.label_mapping
-  data = config_lib.Data(label_mapping=mapping)
+  data = config_lib.Data(label_mapping=mapping, labels=config.data.labels)
   source = config_lib.Source(images=str(predictions), labels=str(labels))
   split = pairs.open_split([source], task=task, data=data, palette='index')
   collector = metrics.Collector(config.eval.metrics, task.classes)
@@ -153,6 +153,7 @@ def score_files(
         num_classes=len(task.classes),
         label_mapping=mapping,
         ignore_value=None,
+        other=config.data.labels.other,
         name=f'{predictions}, {section.name}',
       )
       if config.eval.metrics:

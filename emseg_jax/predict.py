@@ -5,6 +5,7 @@ evaluation and prediction all use it.
 """
 
 import contextlib
+import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -206,10 +207,15 @@ def open_input(predictor: Predictor, source: str | Path) -> tuple[volumes.Volume
 
 
 def _file_values(config: config_lib.Config) -> np.ndarray:
-  """Class index -> value in label files: the smallest value that the mapping sends there."""
+  """Class index -> value in label files: the smallest value that the mapping sends there.
+
+  A class that no value is sent to (it is data.labels.other) gets the smallest value that is free.
+  """
   count = len(config.task.classes)
   mapping = config.data.label_mapping or {i: i for i in range(count)}
-  values = [min((v for v, c in mapping.items() if c == k), default=k) for k in range(count)]
+  free = (v for v in itertools.count() if v not in mapping and v != config.task.ignore_value)
+  values = [min((v for v, c in mapping.items() if c == k), default=None) for k in range(count)]
+  values = [next(free) if v is None else v for v in values]
   fits_uint8 = min(values) >= 0 and max(values) <= 255
   return np.array(values, np.uint8 if fits_uint8 else np.uint16)
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from emseg_jax import auto, check, config_io
 from emseg_jax.config import Config
+from emseg_jax.data import volumes, writers
 from emseg_jax.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -52,6 +53,20 @@ def test_images_and_labels_are_split_by_slices(tmp_path):
   assert sources(auto.suggest(tmp_path), tmp_path) == {
     'train': ('images', 'labels', ':9'),  # 20 % of 11 are 2.2: the last 2 validate
     'validation': ('images', 'labels', '9:'),
+  }
+
+
+@pytest.mark.parametrize(
+  'names', [('raw.zarr', 'labels.h5'), ('em.n5', 'seg.mrc'), ('raw.nii', 'gt.tif')]
+)
+def test_volumes_of_any_format_are_found_by_their_names(tmp_path, names):
+  image = RNG.integers(0, 256, (6, 40, 48), dtype=np.uint8)
+  label = np.stack([label_of([0, 1], (40, 48))] * 6)
+  for name, array in zip(names, (image, label), strict=True):
+    writers.write_like(volumes.ArrayVolume(array), tmp_path / name, iter(array))
+  assert sources(auto.suggest(tmp_path), tmp_path) == {
+    'train': (*names, ':5'),
+    'validation': (*names, '5:'),
   }
 
 

@@ -51,6 +51,12 @@ def source(folder, **options):
   return Source(images=str(folder / 'images'), labels=str(folder / 'labels'), **options)
 
 
+def config(root, *, classes=('background', 'foreground'), ignore_value=None, **data):
+  data = {'patch': (16, 16), 'train': (source(root / 'train'),), **data}
+  data = {'validation': (source(root / 'val'),), **data}
+  return Config(task=Task(classes=classes, ignore_value=ignore_value), data=Data(**data))
+
+
 def report(train, validation=None, *, classes=CLASSES, ignore_value=None, **data):
   """Checks sources; validation on tissue of its own where nothing else is given."""
   task = Task(classes=classes, ignore_value=ignore_value)
@@ -65,3 +71,10 @@ def found(report, *kinds):
 
 def message(report, kind):
   return next(p.message for p in report.problems if p.kind == kind)
+
+
+def listed(report, severity=None):
+  """(severity, split, kind) of all problems, or (split, kind) of those of one severity."""
+  if severity:
+    return [(p.split, p.kind) for p in report.problems if p.severity == severity]
+  return [(p.severity, p.split, p.kind) for p in report.problems]

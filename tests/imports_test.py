@@ -37,6 +37,7 @@ ORDER = (
   'train_step',
   'experiment',
   'benchmark',
+  'torch_reading',
   'data_benchmark',
   'checkpoint',
   'tiling',

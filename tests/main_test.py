@@ -197,3 +197,25 @@ def test_another_voxel_size_is_refused_or_resampled_and_comes_back(run, tmp_path
   found = tifffile.imread(tmp_path / 'sized.tif')
   assert found.shape == fine.shape
   assert (found == expected).mean() > 0.95  # interpolation softens the edges a little
+
+
+def test_what_is_predicted_of_one_structure_among_many_can_be_scored(tmp_path):
+  support.write_pair(tmp_path, sections=6)
+  label = tifffile.imread(tmp_path / 'label.tif')
+  ids = np.where(label > 0, 7, np.where(np.arange(64) < 9, 0, 300)).astype(np.uint16)
+  tifffile.imwrite(tmp_path / 'label.tif', ids, photometric='minisblack')
+  one = ['--config.data.label_mapping={"7":0,"0":0}', '--config.data.labels.other=1']
+  quick = ['--config.run.report=false', '--config.run.tensorboard=false', *support.SMALL_NETWORK]
+  run = f'--workdir={tmp_path}/run'
+  arguments = [*support.pair_arguments(tmp_path), *one, *quick, '--config.train.steps=2']
+  assert support.run_main(*arguments, run) == 0
+  out = tmp_path / 'out.tif'
+  code = support.run_main(run, '--mode=predict', f'--input={tmp_path}/image.tif', f'--output={out}')
+  assert code == 0
+  # Of the class that no value is named for, the smallest value that means nothing else.
+  assert set(np.unique(tifffile.imread(out))) <= {0, 1}
+  score = [run, '--mode=evaluate', f'--input={out}', f'--labels={tmp_path}/label.tif']
+  assert support.run_main(*score, f'--output={tmp_path}/score.json') == 0
+  record = json.loads((tmp_path / 'run' / 'evaluation' / 'validation.json').read_text())
+  again = json.loads((tmp_path / 'score.json').read_text())
+  assert again['confusion'] == record['confusion']

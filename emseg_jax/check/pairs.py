@@ -14,6 +14,7 @@ import numpy as np
 
 from emseg_jax.check import fit as check_fit
 from emseg_jax.check.measure import Measured, read_label
+from emseg_jax.check.poses import AS_IS, POSES
 from emseg_jax.check.problem import Problem
 from emseg_jax.check.read import spread
 from emseg_jax.data.labels import Rules
@@ -22,17 +23,6 @@ from emseg_jax.errors import DataError
 
 __all__ = ['judge_alignment']
 
-POSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-  'as they are': lambda a: a,
-  'flipped top to bottom': lambda a: a[::-1],
-  'flipped left to right': lambda a: a[:, ::-1],
-  'turned by 180 degrees': lambda a: a[::-1, ::-1],
-  'transposed (y and x swapped)': lambda a: a.T,
-  'turned by 90 degrees counter-clockwise': lambda a: np.rot90(a),
-  'turned by 90 degrees clockwise': lambda a: np.rot90(a, -1),
-  'transposed and turned by 180 degrees': lambda a: np.rot90(a, 2).T,
-}
-AS_IS = 'as they are'
 # Image volumes are tried in another order: number of a section, sections -> number.
 OTHER_IMAGES: dict[str, Callable[[int, int], int]] = {
   'the next image': lambda i, n: i + 1,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from emseg_jax.check.measure import Measured, find_place
+from emseg_jax.check.poses import AS_IS, POSES
 from emseg_jax.check.problem import Place, Problem
 from emseg_jax.check.read import SplitRead
 from emseg_jax.check.survey import locate
@@ -26,18 +27,6 @@ RELATED = 0.4  # of the thumbnails of sections that are neighbours in their volu
 AT_ONCE = 256  # sections that are compared with all others at a time
 
 Splits = Mapping[str, Sequence[Measured]]
-# The eight ways in which a copy may be flipped or turned; the first is none.
-AS_IS = 'a near-copy of'
-POSES = {
-  AS_IS: lambda a: a,
-  'a near-copy, flipped top to bottom, of': lambda a: a[::-1],
-  'a near-copy, flipped left to right, of': lambda a: a[:, ::-1],
-  'a near-copy, turned by 180 degrees, of': lambda a: a[::-1, ::-1],
-  'a near-copy, transposed, of': lambda a: a.T,
-  'a near-copy, turned by 90 degrees, of': lambda a: np.rot90(a),
-  'a near-copy, turned by 270 degrees, of': lambda a: np.rot90(a, -1),
-  'a near-copy, transposed and turned by 180 degrees, of': lambda a: np.rot90(a, 2).T,
-}
 
 
 def judge_repeats(data: Mapping[str, SplitRead]) -> Iterator[Problem]:
@@ -114,7 +103,8 @@ def _judge_details(splits: Splits) -> Iterator[Problem]:
       for s in range(len(splits)):
         beside[rows, s] |= np.where(split_of[columns] == s, found, 0.0).max(axis=1) > ALIKE
   for a, (_, b, what) in sorted(copies.items()):
-    yield _report_copy(places[a], places[b], splits, f'is {what}')
+    turned = '' if what == AS_IS else f', {what},'
+    yield _report_copy(places[a], places[b], splits, f'is a near-copy{turned} of')
   _add_adjacent(sections, split_of, beside)
   for a, b in zip(*np.nonzero(np.tri(len(splits), k=-1)), strict=True):
     known = {m.digest for m, s in zip(sections, split_of, strict=True) if s == b}

@@ -13,6 +13,7 @@ import numpy as np
 
 from emseg_jax.config import Reading, Source
 from emseg_jax.data import pairs, selection, tiff, volumes
+from emseg_jax.data.labels import map_labels
 from emseg_jax.errors import DataError
 
 __all__ = ['Finding', 'count_labels', 'count_values', 'locate', 'open_sections']
@@ -160,5 +161,5 @@ def count_values(raw: np.ndarray, where: str) -> dict[int, int]:
   else:
     values, counts = np.unique(raw, return_counts=True)
   if raw.ndim != 2 or not np.array_equal(values, np.round(values)):  # the next line raises
-    pairs.map_labels(raw, num_classes=2, label_mapping=None, ignore_value=None, name=where)
+    map_labels(raw, num_classes=2, label_mapping=None, ignore_value=None, name=where)
   return {int(v): int(n) for v, n in zip(values, counts, strict=True)}

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from emseg_jax import config as config_lib
 from emseg_jax.data import labels as labels_lib
 from emseg_jax.data import matching, phantom, resampled, selection, tfds_volume, volumes
-from emseg_jax.data.labels import IGNORED, map_labels
+from emseg_jax.data.labels import IGNORED
 from emseg_jax.data.split import Section, Split
 from emseg_jax.data.volume import VoxelSize
 from emseg_jax.errors import DataError
 
-__all__ = ['IGNORED', 'Section', 'Split', 'map_labels', 'open_source', 'open_split']
+__all__ = ['IGNORED', 'Section', 'Split', 'open_source', 'open_split']
 
 
 def open_split(
@@ -57,16 +57,10 @@ def open_source(
   """
   sections = []
   for images, labels in _open_volumes(source, palette):
-    label_of = _partners(images, labels)
     mask = _open_labels(source.mask, source)
     if voxel_size is not None:
-      own = images.voxel_size_zyx
-      images = resampled.resample(images, voxel_size, labels=False)
-      labels, mask = (
-        v and resampled.resample(_with_size(v, own), voxel_size, labels=True)
-        for v in (labels, mask)
-      )
-    mask_of = _partners(images, mask)
+      images, labels, mask = _resample(images, labels, mask, voxel_size)
+    label_of, mask_of = _partners(images, labels), _partners(images, mask)
     for i in selection.select(images.names, source, path=images.path):
       section = Section(
         images.names[i], images, i, labels, label_of[i], source.weight, mask, mask_of[i]
@@ -89,12 +83,25 @@ def _open_labels(path: str | None, source: config_lib.Source) -> volumes.Volume 
   return volumes.open_volume(path, palette='index', reading=source.label_reading)
 
 
-def _with_size(volume: volumes.Volume, size: VoxelSize | None) -> volumes.Volume:
+def _resample(
+  images: volumes.Volume,
+  labels: volumes.Volume | None,
+  mask: volumes.Volume | None,
+  voxel_size: VoxelSize,
+) -> tuple[volumes.Volume, volumes.Volume | None, volumes.Volume | None]:
+  others = [
+    None if v is None else resampled.resample(_with_size(v, images), voxel_size, labels=True)
+    for v in (labels, mask)
+  ]
+  return resampled.resample(images, voxel_size, labels=False), *others
+
+
+def _with_size(volume: volumes.Volume, images: volumes.Volume) -> volumes.Volume:
   """Labels that do not say how large their voxels are: as large as those of their image."""
-  if volume.voxel_size_zyx is not None or size is None:
+  if volume.voxel_size_zyx is not None:
     return volume
   volume = copy.copy(volume)
-  volume.voxel_size_zyx = size
+  volume.voxel_size_zyx = images.voxel_size_zyx
   return volume
 
 

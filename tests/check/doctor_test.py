@@ -7,36 +7,11 @@ import sys
 import numpy as np
 import pytest
 import tifffile
-from check_support import SIZE, half, source, texture, write
+from check_support import SIZE, config, half, listed, message, source, texture, write
 from PIL import Image
 
 from emseg_jax import check
-from emseg_jax.config import Config, Data, Source, Task
-
-
-@pytest.fixture
-def healthy(tmp_path):
-  """Four training and two validation images."""
-  write(tmp_path / 'train', [texture(i) for i in range(4)], [half()] * 4)
-  write(tmp_path / 'val', [texture(i) for i in (8, 9)], [half()] * 2)
-  return tmp_path
-
-
-def config(root, *, classes=('background', 'foreground'), ignore_value=None, **data):
-  data = {'patch': (16, 16), 'train': (source(root / 'train'),), **data}
-  data = {'validation': (source(root / 'val'),), **data}
-  return Config(task=Task(classes=classes, ignore_value=ignore_value), data=Data(**data))
-
-
-def found(report, severity=None):
-  """(severity, split, kind) of all problems, or (split, kind) of those of one severity."""
-  if severity:
-    return [(p.split, p.kind) for p in report.problems if p.severity == severity]
-  return [(p.severity, p.split, p.kind) for p in report.problems]
-
-
-def message(report, kind):
-  return next(p.message for p in report.problems if p.kind == kind)
+from emseg_jax.config import Source
 
 
 def test_healthy_data_are_ready(healthy):
@@ -87,7 +62,7 @@ def test_mask_of_0_and_255_gets_its_mapping_proposed(healthy):
   write(healthy / 'train', [texture(i) for i in range(4)], [half(value=255)] * 4)
   write(healthy / 'val', [texture(8), texture(9)], [half(value=255)] * 2)
   report = check.check(config(healthy))
-  assert found(report) == [('error', s, 'label values') for s in ('train', 'validation')]
+  assert listed(report) == [('error', s, 'label values') for s in ('train', 'validation')]
   text = message(report, 'label values')
   assert 'labels/00.png' in text
   assert '0 (50.00%), 255 (50.00%)' in text
@@ -132,7 +107,7 @@ def test_more_values_than_classes_are_all_listed(healthy):
 def test_source_that_training_refuses_is_an_error(healthy, spoil, kind, words):
   spoil(healthy / 'train')
   report = check.check(config(healthy))
-  assert ('train', kind) in found(report, 'error')
+  assert ('train', kind) in listed(report, 'error')
   assert any(words in p.message for p in report.problems)
 
 
@@ -143,7 +118,7 @@ def test_not_a_number_is_an_error_that_names_the_section(tmp_path):
   tifffile.imwrite(tmp_path / 'labels.tif', np.stack([half()] * 3), photometric='minisblack')
   files = {'images': str(tmp_path / 'image.tif'), 'labels': str(tmp_path / 'labels.tif')}
   report = check.check(config(tmp_path, train=(Source(**files),), validation=()))
-  assert found(report, 'error') == [('train', 'unreadable')]
+  assert listed(report, 'error') == [('train', 'unreadable')]
   assert 'section 1: 1 of 320 values are NaN' in message(report, 'unreadable')  # 16 x 20 pixels
 
 
@@ -152,18 +127,18 @@ def test_missing_labels_are_an_error_except_in_test(healthy):
   write(healthy / 'test', [texture(20)], [])
   test = (Source(images=str(healthy / 'test/images')),)
   report = check.check(config(healthy, train=bare, test=test))
-  assert found(report) == [('error', 'train', 'unlabelled'), ('warning', 'test', 'unlabelled')]
+  assert listed(report) == [('error', 'train', 'unlabelled'), ('warning', 'test', 'unlabelled')]
 
 
 def test_missing_validation_is_a_warning(healthy):
   report = check.check(config(healthy, validation=()))
-  assert found(report) == [('warning', 'validation', 'missing')]
+  assert listed(report) == [('warning', 'validation', 'missing')]
   assert report.verdict == 'OK: ready to train (1 warning)'
 
 
 def test_class_that_never_occurs_is_an_error_in_training_only(healthy):
   report = check.check(config(healthy, classes=('background', 'foreground', 'vesicle')))
-  assert found(report) == [('error', 'train', 'class'), ('note', 'validation', 'class')]
+  assert listed(report) == [('error', 'train', 'class'), ('note', 'validation', 'class')]
   assert 'vesicle' in message(report, 'class')
 
 
@@ -172,14 +147,14 @@ def test_rare_class_is_a_warning(tmp_path):
   label[0, :4] = 1  # 4 of 4096 pixels: 0.098 %
   write(tmp_path / 'train', [texture(0, (64, 64))], [label])
   report = check.check(config(tmp_path, validation=()))
-  assert found(report, 'warning') == [('validation', 'missing'), ('train', 'class')]
+  assert listed(report, 'warning') == [('validation', 'missing'), ('train', 'class')]
   assert '0.098%' in message(report, 'class')
 
 
 def test_identical_images_in_two_splits_are_leakage(healthy):
   Image.fromarray(texture(2)).save(healthy / 'val/images/01.png')
   report = check.check(config(healthy))
-  assert found(report) == [('error', 'validation', 'leakage')]
+  assert listed(report) == [('error', 'validation', 'leakage')]
   text = message(report, 'leakage')
   assert 'val/images/01.png' in text
   assert 'train/images/02.png' in text
@@ -188,34 +163,34 @@ def test_identical_images_in_two_splits_are_leakage(healthy):
 def test_overlapping_slices_are_leakage(healthy):
   train, validation = (source(healthy / 'train', slices=s) for s in (':3', '2:'))
   report = check.check(config(healthy, train=(train,), validation=(validation,)))
-  assert found(report) == [('error', 'validation', 'leakage')]
+  assert listed(report) == [('error', 'validation', 'leakage')]
   assert 'train/images/02.png: is also used in train' in message(report, 'leakage')
 
 
 def test_identical_images_within_a_split_are_a_warning(healthy):
   Image.fromarray(texture(0)).save(healthy / 'train/images/03.png')
   report = check.check(config(healthy))
-  assert found(report) == [('warning', 'train', 'repeated')]
+  assert listed(report) == [('warning', 'train', 'repeated')]
 
 
 def test_empty_sections_are_warnings_and_no_leakage(healthy):
   for name in ('train/images/01.png', 'val/images/01.png'):
     Image.fromarray(np.full(SIZE, 110, np.uint8)).save(healthy / name)
   report = check.check(config(healthy))
-  assert found(report) == [('warning', s, 'contrast') for s in ('train', 'validation')]
+  assert listed(report) == [('warning', s, 'contrast') for s in ('train', 'validation')]
 
 
 def test_training_images_without_any_contrast_are_an_error(healthy):
   write(healthy / 'train', [np.full(SIZE, 110, np.uint8)] * 4, [half()] * 4)
   report = check.check(config(healthy))
-  assert ('train', 'contrast') in found(report, 'error')
+  assert ('train', 'contrast') in listed(report, 'error')
 
 
 def test_patch_larger_than_an_image_is_a_warning(healthy):
   Image.fromarray(texture(30, (15, 40))).save(healthy / 'train/images/01.png')
   Image.fromarray(half((15, 40))).save(healthy / 'train/labels/01.png')
   report = check.check(config(healthy))
-  assert found(report) == [('warning', 'train', 'patch')]
+  assert listed(report) == [('warning', 'train', 'patch')]
   assert '01.png: is 15 x 40' in message(report, 'patch')
   assert '1 of 4' in message(report, 'patch')
 
@@ -227,13 +202,13 @@ def test_shifted_intensities_are_a_warning_unless_evened_out(healthy, normalisat
   # The training std is that of 20 equally likely values, sqrt((20² - 1) / 12) = 5.8; 15 > 2 * 5.8.
   write(healthy / 'val', [texture(8) + np.uint8(15), texture(9) + np.uint8(15)], [half()] * 2)
   report = check.check(config(healthy, normalisation=normalisation))
-  assert found(report) == [(severity, 'validation', 'range')]
+  assert listed(report) == [(severity, 'validation', 'range')]
 
 
 def test_eight_bit_values_in_sixteen_bit_files_and_mixed_types_are_reported(healthy):
   write(healthy / 'val', [texture(8).astype(np.uint16), texture(9).astype(np.uint16)], [half()] * 2)
   report = check.check(config(healthy, normalisation='scale'))
-  assert found(report) == [('warning', 'train', 'type'), ('warning', 'validation', 'range')]
+  assert listed(report) == [('warning', 'train', 'type'), ('warning', 'validation', 'range')]
   assert 'train uint8, validation uint16' in message(report, 'type')
 
 
@@ -243,7 +218,7 @@ def test_instance_ids_are_recognised(healthy):
   for number in range(1, 4):
     Image.fromarray(half().astype(np.uint16)).save(healthy / f'train/labels/{number:02d}.png')
   report = check.check(config(healthy))
-  assert found(report) == [('error', 'train', 'label values'), ('warning', 'train', 'label kind')]
+  assert listed(report) == [('error', 'train', 'label values'), ('warning', 'train', 'label kind')]
   assert '40 values look like instance ids' in message(report, 'label kind')
   assert 'and 30 more' in message(report, 'label values')  # of the 40, ten are shown
 

@@ -1,34 +1,12 @@
 """Sources that training refuses: every broken file is named, and the rest is still looked at."""
 
 import numpy as np
-import pytest
 import zarr
-from check_support import half, source, texture, write
+from check_support import config, half, listed, source, texture
 from PIL import Image
 
 from emseg_jax import check
-from emseg_jax.config import Config, Data, Source, Task
-
-
-@pytest.fixture
-def healthy(tmp_path):
-  """Four training and two validation images."""
-  write(tmp_path / 'train', [texture(i) for i in range(4)], [half()] * 4)
-  write(tmp_path / 'val', [texture(i) for i in (8, 9)], [half()] * 2)
-  return tmp_path
-
-
-def config(root, *, classes=('background', 'foreground'), ignore_value=None, **data):
-  data = {'patch': (16, 16), 'train': (source(root / 'train'),), **data}
-  data = {'validation': (source(root / 'val'),), **data}
-  return Config(task=Task(classes=classes, ignore_value=ignore_value), data=Data(**data))
-
-
-def found(report, severity=None):
-  """(severity, split, kind) of all problems, or (split, kind) of those of one severity."""
-  if severity:
-    return [(p.split, p.kind) for p in report.problems if p.severity == severity]
-  return [(p.severity, p.split, p.kind) for p in report.problems]
+from emseg_jax.config import Source
 
 
 def test_every_broken_file_is_reported(healthy):
@@ -39,7 +17,7 @@ def test_every_broken_file_is_reported(healthy):
   Image.fromarray(half((8, 8))).save(labels[3])
   report = check.check(config(healthy))
   assert not report.ok
-  assert sorted(found(report, 'error')) == [
+  assert sorted(listed(report, 'error')) == [
     ('train', 'size'),
     ('train', 'unmatched'),
     ('train', 'unreadable'),
@@ -57,7 +35,7 @@ def test_broken_file_does_not_hide_a_pair_matched_by_number(healthy):
   (healthy / 'train/images/00.png').write_bytes(b'')
   Image.fromarray(half(value=5)).save(healthy / 'train/labels/mask_03.png')
   report = check.check(config(healthy))
-  assert found(report) == [('error', 'train', 'unreadable'), ('error', 'train', 'label values')]
+  assert listed(report) == [('error', 'train', 'unreadable'), ('error', 'train', 'label values')]
 
 
 def test_broken_folder_is_cut_by_slices_as_training_does(healthy):
@@ -65,7 +43,7 @@ def test_broken_folder_is_cut_by_slices_as_training_does(healthy):
   train, validation = (source(healthy / 'train', slices=s) for s in (':2', '2:'))
   report = check.check(config(healthy, train=(train,), validation=(validation,)))
   assert [s.sections for s in report.splits] == [2, 1]
-  assert found(report) == [('error', s, 'unreadable') for s in ('train', 'validation')]
+  assert listed(report) == [('error', s, 'unreadable') for s in ('train', 'validation')]
 
 
 def test_broken_folder_is_cut_by_names_as_training_does(healthy):
@@ -86,5 +64,5 @@ def test_volume_and_labels_of_another_depth_are_one_error(healthy):
     images=f'{healthy}/i.zarr', labels=f'{healthy}/l.zarr', reading=axes, label_reading=axes
   )
   report = check.check(config(healthy, train=(train,)))
-  assert found(report, 'error') == [('train', 'source')]  # and not one for each of its chunks
+  assert listed(report, 'error') == [('train', 'source')]  # and not one for each of its chunks
   assert 'has 2 sections but' in report.problems[0].message

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from data_support import open_split, plain, write_folder, write_stack
 
-from emseg_jax.config import Phantom, Source
+from emseg_jax.config import Data, Phantom, Source, Task
+from emseg_jax.data import pairs
+from emseg_jax.data.volumes import ArrayVolume
+from emseg_jax.data.writers import write_like
 from emseg_jax.errors import DataError
 
 
@@ -245,3 +248,19 @@ def test_opening_reads_no_pixels(tmp_path):
   split = open_split(Source(images=images, labels=labels))
   with pytest.raises(DataError, match=r'images/a\.png'):
     split.image(0)
+
+
+def test_sections_of_a_volume_brought_to_another_voxel_size_keep_their_labels(tmp_path):
+  image = np.repeat(np.arange(4, dtype=np.uint8), 6 * 8).reshape(4, 6, 8)
+  paths = [
+    write_like(ArrayVolume(a, voxel_size_zyx=size), tmp_path / name, iter(a))
+    for name, a, size in (('i.h5', 10 * image, (8.0, 4.0, 4.0)), ('l.h5', image % 2, None))
+  ]
+  source = Source(images=str(paths[0]), labels=str(paths[1]), slices='2:')
+  data = Data(voxel_size=(4.0, 8.0, 4.0))
+  split = pairs.open_split([source], task=Task(classes=('a', 'b')), data=data)
+  # Twice the sections, half the rows; the label has no voxel size of its own.
+  assert len(split) == 6
+  assert split.image(0).shape == split.label(0).shape == (3, 8)
+  assert [int(split.label(i)[0, 0]) for i in range(6)] == [1, 1, 0, 0, 1, 1]
+  assert [int(split.image(i)[0, 0]) for i in range(6)] == [8, 12, 18, 22, 28, 30]
