@@ -5,7 +5,7 @@ import tifffile
 from PIL import Image
 
 from emseg_jax.config import Data, Task
-from emseg_jax.data import labels, pairs, volumes
+from emseg_jax.data import labels, pairs, sampling, volumes
 
 
 def write_folder(folder, named):
@@ -96,3 +96,17 @@ def counting_split(*, sections, cache_bytes, size=(10, 10)):
   split = volume_split((number, number % 2), cache_bytes=cache_bytes)
   first = split.sections[0]
   return split, first.image_volume, first.label_volume
+
+
+def cut_out(split, region, *, ndim, normalisation, neighbours=0, targets=None):
+  """The one example of a region."""
+  room = sampling.allocate(
+    1,
+    region.size[3 - ndim :],
+    channels=normalisation.channels * (1 + 2 * neighbours),
+    targets=targets or (),
+  )
+  into = {name: array[0] for name, array in room.items()}
+  options = {'normalisation': normalisation, 'neighbours': neighbours, 'targets': targets}
+  sampling.read_example(split, region, into, **options)
+  return into

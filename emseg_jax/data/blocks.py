@@ -82,8 +82,8 @@ def read_block(
   """
   size = _exchange(size, axis)
   block = read(group, _exchange(origin, axis), size)
-  missing = [(0, s - n) for s, n in zip(size, block.shape, strict=False)]
-  if any(after for _, after in missing):
+  if block.shape[:3] != size:
+    missing = [(0, s - n) for s, n in zip(size, block.shape, strict=False)]
     block = np.pad(block, missing + [(0, 0)] * (block.ndim - 3), mode='symmetric')
   return np.swapaxes(block, 0, axis)
 
@@ -107,8 +107,9 @@ def read_image(
   *,
   axis: int = 0,
   neighbours: int = 0,
+  out: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Reads a box of the image as the network sees it: float32 [z, y, x, channels].
+  """Reads a box of the image as the network sees it: float32 [z, y, x, channels], in `out` if any.
 
   Statistics are those of the volume, for a group of one section without neighbours those of its
   file. With neighbours, the box is one plane, and so many planes before and behind it are further
@@ -118,12 +119,15 @@ def read_image(
   if normalisation.needs_volume:
     joined = len(group) > 1 or neighbours > 0
     statistics = split.volume_statistics(group[0], joined=joined)
-  planes = []
-  for offset in range(-neighbours, neighbours + 1):
+  channels = normalisation.channels
+  if out is None:
+    out = np.empty((*size, channels * (1 + 2 * neighbours)), np.float32)
+  for number, offset in enumerate(range(-neighbours, neighbours + 1)):
     block = _read_plane(split, group, origin, size, axis, offset)
-    rows = block.reshape(-1, *block.shape[2:])  # all planes as one: nothing here looks around
-    planes.append(normalisation.apply(rows, statistics).reshape(*block.shape[:3], -1))
-  return np.concatenate(planes, axis=-1) if neighbours else planes[0]
+    share = out[..., number * channels : (number + 1) * channels]
+    for plane, room in zip(block, share, strict=True):
+      normalisation.apply(plane, statistics, out=room)
+  return out
 
 
 def _read_plane(

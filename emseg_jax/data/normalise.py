@@ -6,6 +6,7 @@ models.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any, Literal, Self
 
@@ -24,6 +25,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
+@functools.cache
 def full_range(dtype: np.dtype) -> tuple[float, float]:
   """The (low, high) that an integer type can hold; floats are taken to lie in 0..1."""
   if np.issubdtype(dtype, np.integer):
@@ -60,15 +62,23 @@ class Normalisation:
   std: float
   dtype: str
 
-  def apply(self, section: np.ndarray, volume: VolumeStatistics | None = None) -> np.ndarray:
+  def apply(
+    self,
+    section: np.ndarray,
+    volume: VolumeStatistics | None = None,
+    *,
+    out: np.ndarray | None = None,
+  ) -> np.ndarray:
     """Maps a section [Y, X] or [Y, X, 3] to float32 [Y, X, channels].
 
     Args:
       section: pixels as the file holds them; `imagenet`, `caffe` and `scale` go by the range
         of its type.
       volume: statistics of the file it belongs to; needed by `per_volume` and `percentile`.
+      out: float32 array for the result; None: a new one.
     """
-    x = np.array(_to_channels(section, self.channels), np.float32)  # ours, changed in place below
+    x = np.empty((*section.shape[:2], self.channels), np.float32) if out is None else out
+    x[...] = _to_channels(section, self.channels)  # changed in place below
     if self.kind in ('per_volume', 'percentile') and volume is None:
       raise ValueError(f'{self.kind} needs the statistics of the volume')
     if self.kind == 'dataset':
@@ -88,7 +98,10 @@ class Normalisation:
       mean, std = np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
     if self.channels == 1:
       mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
-    return (255.0 * x - mean) / std
+    x *= 255.0
+    x -= mean
+    x /= std
+    return x
 
   @property
   def needs_volume(self) -> bool:
@@ -105,7 +118,8 @@ class Normalisation:
 
 def _standardised(x: np.ndarray, origin: float, scale: float) -> np.ndarray:
   """(x - origin) / scale, in the memory of x."""
-  x -= np.float32(origin)
+  if origin:
+    x -= np.float32(origin)
   x /= np.float32(max(scale, 1e-6))
   return x
 

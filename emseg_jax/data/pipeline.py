@@ -1,12 +1,13 @@
 """The training input: the one file that knows grain's options and their order.
 
-endless source in shuffled passes -> seed (-> mix, if weighted) -> random_map (every host-side draw)
--> map_with_index (`index`) -> batch(local) -> the batches of this process -> [step:] -> iterator
-with threads (-> processes)
+endless steps -> map (the batch of a step) -> [step:] -> iterator with threads (-> processes); which
+entry an example is of comes from endless shuffled passes (-> mix, if weighted)
 
-The dataset is infinite and random access: batch k is a pure function of (seed, k), so a restart
+The dataset is infinite and random access: example i is a pure function of (seed, i), so a restart
 slices at the step, and neither the number of threads, of workers nor of processes changes which
 examples a step sees. Process p of P takes rows step*B + p*b .. step*B + p*b + b - 1 with b = B/P.
+Grain's elements are batches, not examples: its bookkeeping takes as long as a patch of 128 x 128,
+and so its generator per element is one per example here, a Philox of key (seed, i).
 """
 
 import collections
@@ -24,12 +25,13 @@ from absl import flags
 from emseg_jax import config
 from emseg_jax.data import blocks, normalise, pairs
 from emseg_jax.data import targets as targets_lib
-from emseg_jax.data.sampling import Region, Sampler, read_example
+from emseg_jax.data.sampling import Region, Sampler, allocate, read_example
 from emseg_jax.errors import DataError, TrainingError
 
 __all__ = ['train_dataset', 'train_iterator']
 
 LOGGER = logging.getLogger(__name__)
+ENDLESS = 2**48  # steps; some room is left for what grain computes from it
 SUBSTITUTES = 20  # examples tried in place of one that cannot be read
 
 Batch = dict[str, np.ndarray]
@@ -63,8 +65,7 @@ def train_dataset(
     process_count: how many share the batch; must divide batch_size.
 
   Returns:
-    Batches with the keys of `sampling.read_example` and `index` int32 [b], the global example
-    number.
+    Batches with the keys of `sampling.allocate` and `index` int32 [b], the global example number.
 
   Raises:
     DataError: the sampling or the targets do not fit the data.
@@ -77,17 +78,29 @@ def train_dataset(
   read = functools.partial(
     read_example,
     split,
-    ndim=len(data.patch),
     normalisation=normalisation,
     targets=maps,
     neighbours=data.neighbours,
   )
   draw = functools.partial(_draw, sampler=sampler, read=read, skip=data.damaged == 'skip')
-  dataset = _entries(sampler.weights(), seed)
-  dataset = dataset.random_map(draw).map_with_index(_with_index)
-  # There is no remainder, but without the option grain's length of batches of 1 overflows.
-  dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
-  return dataset[process_index::process_count] if process_count > 1 else dataset
+  share = batch_size // process_count
+  room = functools.partial(
+    allocate,
+    share,
+    region,
+    channels=normalisation.channels * (1 + 2 * data.neighbours),
+    targets=maps,
+  )
+  batch = functools.partial(
+    _batch,
+    allocate=room,
+    entries=_entries(sampler.weights(), seed),
+    seed=seed,
+    batch_size=batch_size,
+    rows=range(process_index * share, (process_index + 1) * share),
+    draw=draw,
+  )
+  return grain.MapDataset.range(ENDLESS).map(batch)
 
 
 def _proximity(split: pairs.Split, data: config.Data, cache: Path | None) -> list[np.ndarray]:
@@ -100,19 +113,45 @@ def _proximity(split: pairs.Split, data: config.Data, cache: Path | None) -> lis
   return targets_lib.proximity_sections(split, options, ndim=ndim, cache=cache)
 
 
-def _entries(weights: Sequence[float], seed: int) -> grain.MapDataset:
+def _batch(
+  step: int,
+  *,
+  allocate: Callable[[], Batch],
+  entries: Sequence[int],
+  seed: int,
+  batch_size: int,
+  rows: range,
+  draw: Callable[[int, np.random.Generator, Batch], None],
+) -> Batch:
+  """Rows of the batch of a step."""
+  numbers = [int(step) * batch_size + row for row in rows]
+  batch = allocate()
+  for place, (number, own) in enumerate(zip(numbers, _generators(seed, numbers), strict=True)):
+    draw(int(entries[number]), own, {name: array[place] for name, array in batch.items()})
+  return {**batch, 'index': np.array([number % 2**31 for number in numbers], np.int32)}
+
+
+def _generators(seed: int, numbers: Sequence[int]) -> Iterator[np.random.Generator]:
+  """One per example, each to be used up before the next is asked for: making new ones is slow."""
+  bits = np.random.Philox(key=0)
+  start = bits.state
+  generator = np.random.Generator(bits)
+  for number in numbers:
+    key = np.array([seed % 2**64, number], np.uint64)
+    bits.state = {**start, 'state': {**start['state'], 'key': key}}
+    yield generator
+
+
+def _entries(weights: Sequence[float], seed: int) -> Sequence[int]:
   """Endless entry numbers in passes of new order; entries of one weight take turns."""
   numbers = collections.defaultdict(list)
   for entry, weight in enumerate(weights):
     numbers[weight].append(entry)
-  streams = [
-    grain.MapDataset.source(_Passes(tuple(entries), seed + k)).seed(seed + k)
-    for k, entries in enumerate(numbers.values())
-  ]
+  streams = [_Passes(tuple(entries), seed + k) for k, entries in enumerate(numbers.values())]
   if len(streams) == 1:
     return streams[0]
   shares = [weight * len(entries) for weight, entries in numbers.items()]
-  return grain.MapDataset.mix(streams, weights=shares)
+  return grain.MapDataset.mix([grain.MapDataset.source(s) for s in streams], weights=shares)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +165,7 @@ class _Passes:
   seed: int
 
   def __len__(self) -> int:
-    return 2**56  # some room is left for what grain computes from it
+    return 2**56
 
   def __getitem__(self, index: int) -> int:
     number, place = divmod(index, len(self.entries))
@@ -141,23 +180,20 @@ def _order(count: int, seed: int, number: int) -> np.ndarray:
 def _draw(
   entry: int,
   rng: np.random.Generator,
+  into: Batch,
   *,
   sampler: Sampler,
-  read: Callable[[Region], Batch],
+  read: Callable[[Region, Batch], None],
   skip: bool,
-) -> Batch:
+) -> None:
   for left in reversed(range(SUBSTITUTES if skip else 1)):
     try:
-      return read(sampler.draw(int(entry), rng))
+      return read(sampler.draw(entry, rng), into)
     except DataError as error:
       if not left:
         raise
       LOGGER.warning('Passed over: %s', error)
-      entry = rng.integers(len(sampler))
-
-
-def _with_index(index: int, example: Batch) -> Batch:
-  return {**example, 'index': np.int32(index % 2**31)}
+      entry = int(rng.integers(len(sampler)))
 
 
 def train_iterator(

@@ -9,7 +9,7 @@ tells how much of the region is image.
 Inside, sections are volumes of one section: positions and sizes are (z, y, x).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from emseg_jax import config
 from emseg_jax.data import blocks, foreground, normalise, pairs, places
 from emseg_jax.errors import DataError
 
-__all__ = ['Region', 'Sampler', 'read_example']
+__all__ = ['Example', 'Region', 'Sampler', 'allocate', 'read_example']
 
 Example = dict[str, np.ndarray]
 Triple = tuple[int, ...]
@@ -170,56 +170,75 @@ def _check_isotropic(split: pairs.Split, volumes: Sequence[blocks.Group]) -> Non
       )
 
 
+def allocate(
+  count: int, region: Sequence[int], *, channels: int, targets: Iterable[str] = ()
+) -> Example:
+  """Room for examples, to be filled by `read_example`.
+
+  Args:
+    count: how many.
+    region: their size, (y, x) or (z, y, x).
+    channels: of the image, those of neighbours included.
+    targets: names of maps.
+
+  Returns:
+    image f32 [count, *region, channels]; label i32 [count, *region]; weight f32 [count, *region];
+    valid i32 [count, ndim]; targets f32 [count, *region]; without values.
+  """
+  shape = (count, *region)
+  return {
+    'image': np.empty((*shape, channels), np.float32),
+    'label': np.empty(shape, np.int32),
+    'weight': np.empty(shape, np.float32),
+    'valid': np.empty((count, len(region)), np.int32),
+    **{name: np.empty(shape, np.float32) for name in targets},
+  }
+
+
 def read_example(
   split: pairs.Split,
   region: Region,
+  into: Example,
   *,
-  ndim: int,
   normalisation: normalise.Normalisation,
   targets: Mapping[str, Sequence[np.ndarray]] | None = None,
   neighbours: int = 0,
-) -> Example:
+) -> None:
   """Cuts a region out of images, labels and targets.
 
   Args:
     split: where the sections are.
     region: what to cut out.
-    ndim: axes of the example: 3, or 2 for a region of one plane.
+    into: arrays of one example, as `allocate` makes them. All is written: the normalised image; the
+      label, and the weight, 0 where ignored or padded; valid, the extent of the image in the
+      region; the targets.
     normalisation: applied to the image.
     targets: maps by name, an array [Y, X] per section of the split.
     neighbours: so many planes before and behind are further channels of the image.
-
-  Returns:
-    image f32 [*region, C]; label i32 [*region]; weight f32 [*region], 0 where ignored or padded;
-    valid i32 [ndim], the extent of the image in the region; targets f32 [*region].
   """
+  ndim = len(into['valid'])
+  room = {k: v if ndim == 3 or k == 'valid' else v[None] for k, v in into.items()}
+  group, axis, origin, size = region
+  blocks.read_image(
+    split, normalisation, group, origin, size, axis=axis, neighbours=neighbours, out=room['image']
+  )
   classes = _read(split.label_block, region)
-  shape = blocks.shape(split, region.group, axis=region.axis)
-  valid = np.minimum(shape, region.size).astype(np.int32)
-  ignored = classes == pairs.IGNORED
-  for axis, extent in enumerate(valid):  # what is mirrored beyond the image
-    ignored[(slice(None),) * axis + (slice(extent, None),)] = True
-  weight = np.logical_not(ignored).astype(np.float32)
-  label = classes.astype(np.int32)
-  label[ignored] = 0
-  example = {
-    'image': blocks.read_image(
-      split,
-      normalisation,
-      region.group,
-      region.origin,
-      region.size,
-      axis=region.axis,
-      neighbours=neighbours,
-    ),
-    'label': label,
-    'weight': weight,
-  }
+  label, weight = room['label'], room['weight']
+  label[...] = classes
+  weight.fill(1.0)
+  if classes.max() == pairs.IGNORED:
+    ignored = classes == pairs.IGNORED
+    label[ignored] = 0
+    weight[ignored] = 0.0
   for name, sections in (targets or {}).items():
-    example[name] = _read(blocks.of_sections(sections), region).astype(np.float32)
-  if ndim == 2:
-    example = {name: value[0] for name, value in example.items()}
-  return {**example, 'valid': valid[3 - ndim :]}
+    room[name][...] = _read(blocks.of_sections(sections), region)
+  extents = [min(n, s) for n, s in zip(blocks.shape(split, group, axis=axis), size, strict=True)]
+  for number, (extent, wanted) in enumerate(zip(extents, size, strict=True)):
+    if extent < wanted:  # what is mirrored beyond the image
+      beyond = (slice(None),) * number + (slice(extent, None),)
+      label[beyond] = 0
+      weight[beyond] = 0.0
+  room['valid'][:] = extents[3 - ndim :]
 
 
 def _read(read: blocks.ReadFn, region: Region) -> np.ndarray:

@@ -154,7 +154,7 @@ class Split:
     used, window = _window(group, origin, size)
     volume = self.sections[used[0]].image_volume
     if not self.is_large(volume):
-      return np.stack([self.image(i, offset=offset)[window] for i in used])
+      return _stack([self.image(i, offset=offset)[window] for i in used])
     numbers = [mirrored(self.sections[i].image_index + offset, len(volume)) for i in used]
     return _read_box(volume, numbers, window)
 
@@ -167,7 +167,7 @@ class Split:
     used, window = _window(group, origin, size)
     first = self.sections[used[0]]
     if first.label_volume is None or not self.is_large(first.label_volume):
-      return np.stack([self.label(i)[window] for i in used])
+      return _stack([self.label(i)[window] for i in used])
     # What the label of a voxel depends on may lie beyond the box.
     reach = self._rules.reach
     wide = tuple(slice(max(0, w.start - reach), w.stop + reach) for w in window)
@@ -260,6 +260,11 @@ class Split:
           _, old = self._cache.popitem(last=False)
           self._cached_bytes -= old.nbytes
     return value
+
+
+def _stack(sections: Sequence[np.ndarray]) -> np.ndarray:
+  """[z, y, x]; a single section is not copied."""
+  return np.stack(sections) if len(sections) > 1 else sections[0][None]
 
 
 def _window(

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pydantic
 import pytest
-from data_support import volume_split
+from data_support import cut_out, volume_split
 
 from emseg_jax.config import Data, Sampling
 from emseg_jax.data import blocks, normalise, sampling
@@ -35,7 +35,7 @@ def box(region):
 
 
 def example(split, region, ndim, **options):
-  return sampling.read_example(split, region, ndim=ndim, normalisation=RAW, **options)
+  return cut_out(split, region, ndim=ndim, normalisation=RAW, **options)
 
 
 # ---- by what the patch holds --------------------------------------------------------------------

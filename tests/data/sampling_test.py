@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from data_support import rules
+from data_support import cut_out, rules
 
 from emseg_jax.config import Sampling
 from emseg_jax.data import normalise, pairs, sampling, volumes
@@ -32,7 +32,7 @@ def draw(split, region, seed=0, normalisation=RAW):
 def draw_from(split, region, rng, normalisation=RAW):
   sampler = sampling.Sampler(split, patch=region, region=region, options=Sampling())
   drawn = sampler.draw(0, rng)
-  return sampling.read_example(split, drawn, ndim=2, normalisation=normalisation)
+  return cut_out(split, drawn, ndim=2, normalisation=normalisation)
 
 
 def corner(example, shape):
