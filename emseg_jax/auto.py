@@ -238,7 +238,7 @@ def explain(config: Config) -> str:
 
   The JSON, saved to a file, is a configuration.
   """
-  data, names = config.data, config.task.classes
+  data, names = config.data, config.task.values
   lines = [_explain_source(split, s) for split in SPLITS for s in getattr(data, split)]
   if {s.images for s in data.train} & {s.images for s in data.validation}:
     lines.append('There is no validation folder: the last sections validate.')

@@ -14,14 +14,19 @@ MAX_GREY_BINS = 4096
 
 
 def trivial_baselines(
-  split: pairs.Split, confusion: np.ndarray, classes: Sequence[str]
+  split: pairs.Split,
+  confusion: np.ndarray,
+  classes: Sequence[str],
+  *,
+  num_classes: int | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Scores of the majority class and of the best grey threshold, each the best possible here.
 
   Args:
     split: labelled sections.
-    confusion: [K, K] counts of any prediction of them; only its row sums matter.
-    classes: K names.
+    confusion: [K, K] counts of any prediction of them, or of masks; only its row sums matter.
+    classes: names of its rows.
+    num_classes: how many classes may overlap, if it is of masks; None: each row is a class.
 
   Returns:
     {'majority': {'class', 'accuracy', 'miou', ...}, 'threshold': {'threshold', 'below', 'above',
@@ -33,8 +38,8 @@ def trivial_baselines(
     grey, label = _grey(split.image(index)), split.label(index)
     for k in range(len(classes)):
       histograms[k] += np.histogram(grey[label == k], bins=edges)[0]
-  majority = metrics.majority(confusion)
-  threshold = metrics.best_threshold(histograms, edges)
+  majority = metrics.majority(confusion, num_classes=num_classes)
+  threshold = metrics.best_threshold(histograms, edges, num_classes=num_classes)
   return {
     'majority': {**majority, 'class': classes[majority['class']]},
     'threshold': {

@@ -89,9 +89,8 @@ def benchmark(config: Config) -> Result:
   one = jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
   forward = flops.count(lambda v, x: setup.model.apply(v, x, train=False), variables, one)
 
-  predict, predict_seconds = _timed(
-    lambda: jax.jit(train_step.make_predict_step(setup.model)).lower(variables, image).compile()
-  )
+  predict_step = train_step.make_predict_step(setup.model, multilabel=config.task.multilabel)
+  predict, predict_seconds = _timed(lambda: jax.jit(predict_step).lower(variables, image).compile())
   predict_rate = _rate(lambda: predict(variables, image))
   step_fn = train_step.make_train_step(
     setup.model,
@@ -99,7 +98,7 @@ def benchmark(config: Config) -> Result:
     setup.schedule,
     config,
     setup.mesh,
-    class_counts=np.ones(len(config.task.classes), np.float32),
+    class_counts=experiment.equal_counts(config.task),
   )
   step, step_seconds = _timed(
     lambda: train_step.compile_train_step(step_fn, state, batch, setup.mesh)
@@ -134,7 +133,7 @@ def _random_batch(config: Config) -> dict[str, np.ndarray]:
   shape = (config.train.batch_size, *size)
   return {
     'image': rng.normal(size=(*shape, config.data.input_channels)).astype(np.float32),
-    'label': rng.integers(len(config.task.classes), size=shape, dtype=np.int32),
+    'label': rng.integers(len(config.task.values), size=shape, dtype=np.int32),
     'weight': np.ones(shape, np.float32),
     'index': np.arange(shape[0], dtype=np.int32),
     'valid': np.tile(np.array(size, np.int32), (shape[0], 1)),

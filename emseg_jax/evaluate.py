@@ -20,7 +20,7 @@ from emseg_jax import config_io, metrics
 from emseg_jax.data import blocks, pairs
 from emseg_jax.data import labels as labels_lib
 from emseg_jax.errors import DataError, OutputError
-from emseg_jax.predict import Predictor
+from emseg_jax.predict import Predictor, label_values
 
 __all__ = [
   'Evaluation',
@@ -39,19 +39,22 @@ COUNT_CHUNK = 2**18  # pixels per call of the jitted count: one shape, so one co
 
 @dataclasses.dataclass(frozen=True)
 class ImageScore:
-  """Scores of one image; `index` is its place in the split."""
+  """Scores of one image; `index` is its place in the split.
+
+  `miou` is None where all masks, of the label and predicted, are 0.
+  """
 
   index: int
   name: str
   accuracy: float
-  miou: float
+  miou: float | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
   """Attributes:
-  classes: names, in class order.
-  confusion: int64 [K, K] over the whole set; rows are labels.
+  classes: names of the rows of `confusion`: the classes, or the masks of a multilabel task.
+  confusion: int64 over the whole set; rows are labels, columns predictions.
   scores: `metrics.scores` of it.
   baselines: name -> scores of the two trivial predictions, chosen on these very images.
   images: scores image by image.
@@ -114,7 +117,7 @@ def evaluate_split(
   def predictions() -> Iterator[np.ndarray]:
     for group in blocks.groups(split, len(config.data.patch)):
       probabilities = predictor.group_probabilities(split, group, should_stop)
-      prediction = np.argmax(probabilities, axis=-1).astype(np.uint8)
+      prediction = label_values(probabilities, config.task)
       sections = prediction if len(group) > 1 else prediction[None]
       if extra_metrics:
         label = np.stack([split.label(i) for i in group]).reshape(prediction.shape)
@@ -150,7 +153,7 @@ def score_files(
     for index, section in enumerate(split.sections):
       prediction = labels_lib.map_labels(
         split.image(index),
-        num_classes=len(task.classes),
+        num_classes=len(task.values),
         label_mapping=mapping,
         ignore_value=None,
         other=config.data.labels.other,
@@ -172,21 +175,24 @@ def _score(
 ) -> Evaluation:
   if len(split) == 0:
     raise DataError('the split to evaluate has no sections; set its sources in the configuration')
-  began, classes = time.perf_counter(), config.task.classes
+  began, classes, values = time.perf_counter(), config.task.classes, config.task.values
   counts, images = [], []
   for index, prediction in enumerate(predictions):
-    counts.append(_count(prediction, split.label(index), len(classes)))
+    counts.append(_count(prediction, split.label(index), len(values)))
     if counts[-1].sum():  # an image whose labels are all ignored has no score
       scores = metrics.scores(counts[-1], classes)
       name = split.sections[index].name
       images.append(ImageScore(index, name, scores['accuracy'], scores['miou']))
   total = np.sum(counts, axis=0)
-  found = baselines_lib.trivial_baselines(split, total, classes) if baselines else {}
+  found = {}
+  if baselines:
+    overlapping = len(classes) if config.task.multilabel else None
+    found = baselines_lib.trivial_baselines(split, total, values, num_classes=overlapping)
   intervals = metrics.intervals(
     np.stack(counts), classes, confidence=config.eval.confidence, seed=config.train.seed
   )
   return Evaluation(
-    classes=tuple(classes),
+    classes=values,
     confusion=total,
     scores=metrics.scores(total, classes),
     baselines=found,

@@ -10,6 +10,7 @@ from importlib import metadata
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -20,12 +21,15 @@ from emseg_jax.errors import ConfigError
 __all__ = [
   'Experiment',
   'describe_start',
+  'equal_counts',
   'make_model',
   'set_up',
   'validate',
   'validate_network',
   'versions',
 ]
+
+COMPETING = ('segmenter', 'segvit')  # their logits are normalised over the classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +117,15 @@ def validate_network(config: config_lib.Config) -> nn.Module:
   """Builds the network, touching no device, and checks that it fits the patch.
 
   Raises:
-    ConfigError: see `make_model`; or the patch has another number of axes than the network.
+    ConfigError: see `make_model`; or the patch has another number of axes than the network, or the
+      network cannot do without a single class per voxel.
   """
   model = make_model(config, dtype=jnp.dtype('float32'))
+  if config.task.multilabel and config.model.name in COMPETING:
+    raise ConfigError(
+      f'config.model.name={config.model.name!r}: its classes compete for every voxel, '
+      'task.activation=multilabel needs another network'
+    )
   rank, patch = len(model.divisor), config.data.patch
   if rank != len(patch):
     raise ConfigError(
@@ -183,7 +193,10 @@ def _validate_loss(config: config_lib.Config) -> None:
   """Checks the loss terms, and that the network has the outputs they are for."""
   try:
     losses.validate_terms(
-      config.loss, num_logits=config.task.num_logits, axes=len(config.data.patch)
+      config.loss,
+      num_logits=config.task.num_logits,
+      axes=len(config.data.patch),
+      multilabel=config.task.multilabel,
     )
     of_logits = all(
       losses.LOSSES[t.loss or n].outputs == ('logits',) and t.output in (None, 'logits')
@@ -205,11 +218,21 @@ def _one_loss(config: config_lib.Config) -> jax.Array:
   )
   targets = {name: jnp.zeros(shape) for name in losses.host_targets(config.loss)}
   batch = {'label': jnp.zeros(shape, jnp.int32), 'weight': jnp.ones(shape), **targets}
-  counts = jnp.ones(len(config.task.classes))
   total, _ = losses.total_loss(
-    outputs, batch, variables['params'], loss=config.loss, class_counts=counts
+    outputs,
+    batch,
+    variables['params'],
+    loss=config.loss,
+    class_counts=jnp.asarray(equal_counts(config.task)),
+    multilabel=config.task.multilabel,
   )
   return total
+
+
+def equal_counts(task: config_lib.Task) -> np.ndarray:
+  """Class counts as `losses.total_loss` takes them, all 1."""
+  classes = len(task.classes)
+  return np.ones((classes, 2) if task.multilabel else classes, np.float32)
 
 
 def describe_start(config: config_lib.Config) -> str:

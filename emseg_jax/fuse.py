@@ -58,16 +58,17 @@ def fuse_files(
     The path written.
 
   Raises:
-    ConfigError: a network has more than two classes.
+    ConfigError: a network has not two classes, or they may overlap.
     DataError: the source cannot be read or is of another type than the networks were trained on.
     Interrupted: `should_stop` said so; nothing is left half-written.
     OutputError: the output cannot be written.
   """
   for predictor in predictors:
-    classes = predictor.config.task.classes
-    if len(classes) != 2:
+    task = predictor.config.task
+    if len(task.classes) != 2 or task.multilabel:
       raise ConfigError(
-        f'task.classes={list(classes)}: a network to be fused has two classes, background first'
+        f'task.classes={list(task.classes)}: a network to be fused has two classes, background '
+        'first, and is not multilabel'
       )
   sizes = {predictor.config.data.voxel_size for predictor in predictors}
   if len(sizes) > 1:

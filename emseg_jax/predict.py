@@ -16,12 +16,20 @@ import numpy as np
 
 from emseg_jax import config as config_lib
 from emseg_jax import experiment, sharding, tiling, train_step
-from emseg_jax.checkpoint import Checkpoints, Meta
+from emseg_jax.checkpoint import Checkpoints, Meta, state_digests
 from emseg_jax.data import blocks, normalise, pairs, resampled, volumes, voxel_sizes, writers
 from emseg_jax.errors import DataError, OutputError
 from emseg_jax.train_state import TrainState
 
-__all__ = ['Predictor', 'load_predictor', 'open_input', 'predict_files', 'tile_size']
+__all__ = [
+  'Predictor',
+  'file_values',
+  'label_values',
+  'load_predictor',
+  'open_input',
+  'predict_files',
+  'tile_size',
+]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -35,6 +43,16 @@ def tile_size(config: config_lib.Config) -> tuple[int, ...]:
   """
   patch = config.data.patch
   return config.predict.tile or (patch if len(patch) == 3 else tuple(2 * size for size in patch))
+
+
+def label_values(probabilities: np.ndarray, task: config_lib.Task) -> np.ndarray:
+  """What a label pixel is, by its probabilities [*spatial, K]: uint8 [*spatial].
+
+  The class with the largest one; of a multilabel task the mask of all classes above one half.
+  """
+  if task.multilabel:
+    return np.packbits(probabilities > 0.5, axis=-1, bitorder='little')[..., 0]
+  return np.argmax(probabilities, axis=-1).astype(np.uint8)
 
 
 class Predictor:
@@ -57,16 +75,29 @@ class Predictor:
     self.normalisation = normalisation
     self.meta = meta
     self._variables = None
-    step = train_step.make_predict_step(setup.model)
-    rows = sharding.batch_sharding(setup.mesh)
-    self._step = jax.jit(step, out_shardings=rows)
+    step = train_step.make_predict_step(setup.model, multilabel=self.config.task.multilabel)
+    # Where other processes hold a part of the result, all get the whole of it.
+    alone = jax.process_count() == 1
+    sharded = sharding.batch_sharding if alone else sharding.replicated
+    self._step = jax.jit(step, out_shardings=sharded(setup.mesh))
     shards = setup.mesh.shape['data']
     # A device call takes the same number of tiles on every device.
-    self._batch_size = -(-self.config.predict.batch_size // shards) * shards
+    self.batch_size = -(-self.config.predict.batch_size // shards) * shards
 
   def load(self, state: TrainState) -> None:
     """Uses the parameters of `state` from now on."""
     self._variables = train_step.predict_variables(state)
+
+  def digests(self) -> list[int]:
+    """Tells networks apart by their arrays."""
+    return state_digests(self._variables)
+
+  def apply(self, tiles: np.ndarray) -> jax.Array:
+    """Normalised tiles [batch_size, *tile, C] f32 -> probabilities [batch_size, *tile, K] f32."""
+    share = len(tiles) // jax.process_count()  # all processes have all tiles
+    rows = tiles[jax.process_index() * share : (jax.process_index() + 1) * share]
+    placed = sharding.put_batch({'image': rows}, self.setup.mesh)
+    return self._step(self._variables, placed['image'])
 
   def probabilities(self, image: np.ndarray, should_stop: StopFn | None = None) -> np.ndarray:
     """Normalised image [*spatial, C] f32 -> probabilities [*spatial, num_classes] f32.
@@ -74,19 +105,14 @@ class Predictor:
     Raises:
       Interrupted: `should_stop` said so between two batches of tiles.
     """
-
-    def apply_fn(tiles: np.ndarray) -> jax.Array:
-      placed = sharding.put_batch({'image': tiles}, self.setup.mesh)
-      return self._step(self._variables, placed['image'])
-
     options = self.config.predict
     return tiling.predict_tiled(
-      apply_fn,
+      self.apply,
       image,
       tile=tile_size(self.config),
       overlap=options.overlap,
       blend=options.blend,
-      batch_size=self._batch_size,
+      batch_size=self.batch_size,
       num_classes=len(self.config.task.classes),
       should_stop=should_stop,
     )
@@ -153,7 +179,7 @@ def predict_files(
   config = predictor.config
   given, volume = open_input(predictor, source)
   split = pairs.Split.of_images(volume)
-  values = _file_values(config)
+  values = file_values(config)
   kind = config.predict.probabilities
   try:
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +197,7 @@ def predict_files(
           scaled = np.round(section * np.iinfo(kind).max).astype(kind)
           np.save(Path(spool.name) / f'{index}.npy', scaled)
         LOGGER.info('%d/%d %s', index + 1, len(volume), volume.names[index])
-        yield values[np.argmax(section, axis=-1)]
+        yield values[label_values(section, config.task)]
 
   def map_sections(k: int) -> Iterator[np.ndarray]:
     for index in range(len(volume)):
@@ -206,12 +232,12 @@ def open_input(predictor: Predictor, source: str | Path) -> tuple[volumes.Volume
   return volume, volume
 
 
-def _file_values(config: config_lib.Config) -> np.ndarray:
-  """Class index -> value in label files: the smallest value that the mapping sends there.
+def file_values(config: config_lib.Config) -> np.ndarray:
+  """Class index, or mask -> value in label files: the smallest value that the mapping sends there.
 
-  A class that no value is sent to (it is data.labels.other) gets the smallest value that is free.
+  One that no value is sent to (such as data.labels.other) gets the smallest value that is free.
   """
-  count = len(config.task.classes)
+  count = len(config.task.values)
   mapping = config.data.label_mapping or {i: i for i in range(count)}
   free = (v for v in itertools.count() if v not in mapping and v != config.task.ignore_value)
   values = [min((v for v, c in mapping.items() if c == k), default=None) for k in range(count)]

@@ -109,7 +109,7 @@ def prepare_sources(
   options = {
     'name': output.name,
     'sources': {split: getattr(config.data, split) for split in SPLITS},
-    'classes': config.task.classes,
+    'classes': config.task.values,
     'label_values': config.data.label_mapping,
     'ignore_value': config.task.ignore_value,
     'should_stop': should_stop,

@@ -106,7 +106,8 @@ def voxel_size(config: config_lib.Config, split: pairs.Split) -> VoxelSize | Non
 def class_counts(config: config_lib.Config, split: pairs.Split) -> np.ndarray | None:
   """Voxels per class of the training labels [K] float32; None unless a loss term asks for it.
 
-  Of large data they are those of a fair share, see `data.excerpts`.
+  Of a multilabel task they are [K, 2]: without and with class k. Of large data they are those of a
+  fair share, see `data.excerpts`.
 
   Raises:
     DataError: a section has no label.
@@ -116,4 +117,8 @@ def class_counts(config: config_lib.Config, split: pairs.Split) -> np.ndarray | 
   counts = np.zeros(256, np.int64)
   for index, *box in split.excerpts():
     counts += np.bincount(split.label_block((index,), *box).ravel(), minlength=256)
-  return counts[: len(config.task.classes)].astype(np.float32)
+  counts = counts[: len(config.task.values)]
+  if config.task.multilabel:
+    there = np.arange(len(counts)) >> np.arange(len(config.task.classes))[:, None] & 1
+    counts = np.stack([(1 - there) @ counts, there @ counts], axis=-1)
+  return counts.astype(np.float32)

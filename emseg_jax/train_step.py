@@ -19,7 +19,13 @@ from emseg_jax import augment, losses, norm_statistics, sharding
 from emseg_jax import config as config_lib
 from emseg_jax.train_state import TrainState, seed_key
 
-__all__ = ['compile_train_step', 'make_predict_step', 'make_train_step', 'predict_variables']
+__all__ = [
+  'compile_train_step',
+  'make_predict_step',
+  'make_train_step',
+  'predict_variables',
+  'with_stop_flag',
+]
 
 Metrics = dict[str, jax.Array]
 StepFn = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
@@ -42,9 +48,8 @@ def make_train_step(
   update of the parameters.
 
   Args:
-    model, optimizer, schedule, mesh: what `config` describes; the schedule is over updates.
-    config: the run's configuration.
-    class_counts: voxels per class in the training labels, for losses that weight classes by them.
+    model, optimizer, schedule, config, mesh: of the run; the schedule is over updates.
+    class_counts: what `train_input.class_counts` returns, for losses that weight classes by them.
 
   Returns:
     A function of (state, batch) to be jitted with the state donated. Its metrics are scalars:
@@ -59,6 +64,7 @@ def make_train_step(
     batch = augment.augment(batch, key, options=config.augment, patch=config.data.patch)
     batch = sharding.constrain_patches(batch, mesh)
     counts = None if class_counts is None else jnp.asarray(class_counts, jnp.float32)
+    options = {'loss': config.loss, 'class_counts': counts, 'multilabel': config.task.multilabel}
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
       with norm_statistics.record_momenta() as momenta:
@@ -69,7 +75,7 @@ def make_train_step(
           mutable=['batch_stats'],
           rngs={'dropout': jax.random.fold_in(dropout_key, state.step)},
         )
-      loss, parts = losses.total_loss(outputs, batch, params, loss=config.loss, class_counts=counts)
+      loss, parts = losses.total_loss(outputs, batch, params, **options)
       batch_stats = norm_statistics.grown_into(
         state.batch_stats, updates.get('batch_stats', {}), momenta, state.step
       )
@@ -132,19 +138,38 @@ def compile_train_step(
   return jitted.lower(state, batch).compile()
 
 
+def with_stop_flag(step_fn: StepFn) -> StepFn:
+  """The step, of a batch with 'stop' int32 [B]: its largest value is one more metric.
+
+  So every process learns at the same step that one of them is to end, without a message more.
+  """
+
+  def flagged_fn(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+    stop = jnp.max(batch['stop'])
+    state, metrics = step_fn(state, {k: v for k, v in batch.items() if k != 'stop'})
+    return state, {**metrics, 'stop': stop}
+
+  return flagged_fn
+
+
 def predict_variables(state: TrainState) -> dict[str, Any]:
   """The collections that a forward pass in evaluation mode needs; the average where one is kept."""
   return {'params': state.ema or state.params, 'batch_stats': state.batch_stats}
 
 
-def make_predict_step(model: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+def make_predict_step(
+  model: nn.Module, *, multilabel: bool = False
+) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
   """Builds (variables, image [B, *spatial, C] f32) -> probabilities [B, *spatial, K] f32.
 
-  K = 2 also where the network has one sigmoid output.
+  They add up to one; K = 2 also where the network has one sigmoid output. With `multilabel` each
+  of the K outputs has a probability of its own.
   """
 
   def predict_fn(variables: dict[str, Any], image: jax.Array) -> jax.Array:
     logits = model.apply(variables, image, train=False)['logits']
+    if multilabel:
+      return jax.nn.sigmoid(logits.astype(jnp.float32))
     return jax.nn.softmax(losses.as_class_logits(logits), axis=-1)
 
   return predict_fn

@@ -81,7 +81,7 @@ def check(config: Config) -> Report:
   values = {v for read in measured.values() for m in read if m.label for v in m.label.values}
   classes = {v: labels.classify(v, config) for v in values}
   summaries = {
-    name: summarise(name, split, class_names=config.task.classes, classes=classes)
+    name: summarise(name, split, task=config.task, classes=classes)
     for name, split in data.items()
     if split.measured
   }

@@ -63,7 +63,7 @@ def render(report: Report, config: Config) -> str:
   import jinja2
 
   rules = Rules(config.task, config.data)
-  colours = figures.class_colours(config.task.colours, len(config.task.classes))
+  colours = figures.class_colours(config.task.colours, len(config.task.values))
   plain = _find_plain(report, config)
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -82,14 +82,16 @@ def render(report: Report, config: Config) -> str:
       for split, read in report.measured.items()
       if read
     },
-    classes=dict(zip(config.task.classes, colours, strict=True)),
-    plain=config.task.classes[plain],
+    classes=dict(zip(config.task.values, colours, strict=True)),
+    plain=config.task.values[plain],
     edge=EDGE,
   )
 
 
 def _find_plain(report: Report, config: Config) -> int:
-  """The most frequent class of the training data, which is drawn without colour."""
+  """What is drawn without colour: the most frequent class of the training data, or the mask 0."""
+  if config.task.multilabel:
+    return 0
   shares = next((s.class_shares for s in report.splits), {})
   return max(range(len(config.task.classes)), key=lambda i: shares.get(config.task.classes[i], 0.0))
 

@@ -38,11 +38,11 @@ LOSSY = ('.jpg', '.jpeg')
 
 
 def classify(value: int, config: Config) -> int | None:
-  """The class index of a label value, IGNORED, or None if training would refuse it."""
+  """The class index, or mask, of a label value, IGNORED, or None if training would refuse it."""
   try:
     mapped = map_labels(
       np.array([[value]]),
-      num_classes=len(config.task.classes),
+      num_classes=len(config.task.values),
       label_mapping=config.data.label_mapping,
       ignore_value=config.task.ignore_value,
       other=config.data.labels.other,
@@ -64,13 +64,13 @@ def judge_values(
     first = next((i for i, m in enumerate(read) if m.label and not _known(m, unknown)), None)
     if first is None:
       first = next((i for i, m in enumerate(read) if m.label), None)
-      if looks and config.data.labels.kind == 'values' and len(values) > len(config.task.classes):
+      if looks and config.data.labels.kind == 'values' and len(values) > len(config.task.values):
         message = f'{read[first].label.at}: {len(values)} values {looks}; {advice}'
         yield Problem('warning', name, 'label kind', message, ((name, first),))
       continue
     where, total = read[first].label.at, sum(values.values())
     held = shorten([f'{v} ({n / total:.2%})' for v, n in values.items()])
-    allowed = shorten(sorted(config.data.label_mapping or range(len(config.task.classes))))
+    allowed = shorten(sorted(config.data.label_mapping or range(len(config.task.values))))
     message = (
       f'{where}: data.label_mapping lacks the label values {shorten(unknown)} (allowed: '
       f'{allowed}); the labels of {name} hold {held}; '
@@ -115,6 +115,10 @@ def _explain_values(values: Mapping[int, int], read: Sequence[Measured]) -> tupl
 
 def _propose_mapping(config: Config, classes: Mapping[int, int | None]) -> str:
   """The mapping in rising order over the values of all splits; negative ones are 255 and less."""
+  if config.task.multilabel:
+    return (
+      'map each value to a mask, the sum of 2^k over the classes k of task.classes that are there'
+    )
   values = [v for v, index in classes.items() if index != IGNORED]
   values = sorted(values, key=lambda v: v + 256 if v < 0 else v)
   names = config.task.classes

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from emseg_jax import config
 from emseg_jax.check import fit as check_fit
 from emseg_jax.check.measure import Measured, find_place
 from emseg_jax.check.read import SplitRead
@@ -70,7 +71,7 @@ def summarise(
   split: str,
   data: SplitRead,
   *,
-  class_names: Sequence[str],
+  task: config.Task,
   classes: Mapping[int, int | None],
 ) -> SplitSummary:
   """Sums up what was read of a split.
@@ -78,8 +79,8 @@ def summarise(
   Args:
     split: its name.
     data: at least one section was read.
-    class_names: in class order.
-    classes: label value -> class index, IGNORED, or None where it is not known.
+    task: its classes are counted, each for itself where they overlap.
+    classes: label value -> class index or mask, IGNORED, or None where it is not known.
   """
   read = data.measured
   images = [m.section.image_volume for m in read]
@@ -89,7 +90,7 @@ def summarise(
   mean = sum(m.total for m in read) / size
   low, high = np.percentile(np.concatenate([m.sample for m in read]), [1.0, 99.0])
   fit, shift = _find_best([m.label.fit for m in read if m.label and m.label.fit is not None])
-  values, shares, ignored = _share_classes(read, class_names, classes)
+  values, shares, ignored = _share_classes(read, task, classes)
   return SplitSummary(
     split=split,
     sections=len(data.sections),
@@ -121,7 +122,7 @@ def _classes_of(m: Measured, classes: Mapping[int, int | None]) -> set[tuple[str
 
 
 def _share_classes(
-  read: Sequence[Measured], names: Sequence[str], classes: Mapping[int, int | None]
+  read: Sequence[Measured], task: config.Task, classes: Mapping[int, int | None]
 ) -> tuple[dict[int, float], dict[str, float], float]:
   """Shares of label values, of classes, and of what is ignored."""
   values, hidden = count_all(read), count_all(read, hidden=True)
@@ -131,7 +132,11 @@ def _share_classes(
     scored[classes[value]] += 0 if classes[value] == IGNORED else number - hidden.get(value, 0)
   total = scored.total()
   known = bool(values) and None not in scored
-  shares = {name: scored[i] / max(1, total) for i, name in enumerate(names)} if known else {}
+  pixels = {
+    name: sum(n for mask, n in scored.items() if mask >> k & 1) if task.multilabel else scored[k]
+    for k, name in enumerate(task.classes if known else ())
+  }
+  shares = {name: number / max(1, total) for name, number in pixels.items()}
   value_shares = {v: n / labelled for v, n in values.items()}
   return value_shares, shares, 1 - total / labelled if values else 0.0
 

@@ -62,17 +62,18 @@ class Config(Section):
   @pydantic.model_validator(mode='after')
   def _check(self) -> Self:
     mapping = self.data.label_mapping or {}
-    beyond = {k: v for k, v in mapping.items() if v >= len(self.task.classes)}
+    count = len(self.task.values)
+    allowed = f'task.classes has {"masks" if self.task.multilabel else "indices"} 0 to {count - 1}'
+    beyond = {k: v for k, v in mapping.items() if v >= count}
     if beyond:
-      raise ValueError(
-        f'data.label_mapping maps to {sorted(set(beyond.values()))}, but task.classes has indices '
-        f'0 to {len(self.task.classes) - 1}'
-      )
+      raise ValueError(f'data.label_mapping maps to {sorted(set(beyond.values()))}, but {allowed}')
     other = self.data.labels.other
-    if other is not None and other >= len(self.task.classes):
+    if other is not None and other >= count:
+      raise ValueError(f'data.labels.other is {other}, but {allowed}')
+    if self.task.multilabel and self.eval.metrics:
       raise ValueError(
-        f'data.labels.other is {other}, but task.classes has indices 0 to '
-        f'{len(self.task.classes) - 1}'
+        f'eval.metrics={list(self.eval.metrics)} take one class per voxel; task.activation='
+        'multilabel needs an empty list'
       )
     if self.task.ignore_value in mapping:
       raise ValueError(f'task.ignore_value={self.task.ignore_value} is in data.label_mapping, too')

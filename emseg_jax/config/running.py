@@ -47,6 +47,15 @@ class Predict(Section):
   probabilities: Literal['uint8', 'uint16'] | None = Field(
     None, description='also write one probability map per class, scaled to this type'
   )
+  block: Size | None = Field(
+    None, description='what of a volume is computed and written at once, voxels; None: chosen'
+  )
+  roi: str | None = Field(
+    None, description='box of a volume to predict, z0:z1,y0:y1,x0:x1; the output is as large as it'
+  )
+  mask: str | None = Field(
+    None, description='volume of the size of the input; where it is 0, nothing is predicted'
+  )
 
 
 class Mesh(Section):

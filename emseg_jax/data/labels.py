@@ -21,7 +21,7 @@ OUTSIDE, INSIDE, BOUNDARY = 0, 1, 2
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """How the labels of a data set are read."""
+  """How the labels of a data set are read; "class index" means the mask where they overlap."""
 
   task: config.Task
   data: config.Data
@@ -44,7 +44,7 @@ class Rules:
       raw = part_instances(raw, width=options.boundary_width, name=name)
     return map_labels(
       raw,
-      num_classes=len(self.task.classes),
+      num_classes=len(self.task.values),
       label_mapping=self.data.label_mapping,
       ignore_value=self.task.ignore_value,
       other=options.other,

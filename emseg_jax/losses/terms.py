@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +62,7 @@ LOSSES: Mapping[str, Kind] = {
   'atm': Kind(atm, outputs=('atm/class', 'atm/mask')),
   'l2': Kind(l2, outputs=()),
 }
+ONE_CLASS_ONLY = ('affinity_bce', 'atm', 'boundary_ce')  # make no sense where classes overlap
 
 
 def host_targets(loss: config_lib.Loss) -> tuple[str, ...]:
@@ -80,17 +81,20 @@ def needs_class_counts(loss: config_lib.Loss) -> bool:
   )
 
 
-def validate_terms(loss: config_lib.Loss, *, num_logits: int = 2, axes: int = 2) -> None:
+def validate_terms(
+  loss: config_lib.Loss, *, num_logits: int = 2, axes: int = 2, multilabel: bool = False
+) -> None:
   """Checks names, options and option values of loss terms; touches no device.
 
   Args:
     loss: the section of the configuration.
     num_logits: channels of the logits that the terms will see.
     axes: 2 for images, 3 for volumes.
+    multilabel: as in `total_loss`.
 
   Raises:
-    ValueError: an unknown loss or option (names the nearest valid one), an impossible value, or a
-      setting that would have no effect.
+    ValueError: an unknown loss or option (names the nearest valid one), an impossible value, a
+      setting that would have no effect, or a term that is not for multilabel tasks.
   """
   for name, term in loss.terms.items():
     key = term.loss or name
@@ -106,11 +110,23 @@ def validate_terms(loss: config_lib.Loss, *, num_logits: int = 2, axes: int = 2)
         raise ValueError(f'loss.terms.{name}.weighting: must be left out, {key} has no voxels')
       where = f'loss.terms.{name}.weighting.options'
       _check_options(where, WEIGHTINGS[term.weighting.name], term.weighting.options)
-    arrays = _small_arrays(term, kind, num_logits, (8,) * axes)
+    if multilabel:
+      _check_overlap(name, term)
+    arrays = _small_arrays(term, kind, num_logits, (8,) * axes, multilabel)
     try:
-      jax.eval_shape(lambda *a, n=name, t=term: _value(n, t, *a), *arrays)
+      jax.eval_shape(lambda *a, n=name, t=term: _value(n, t, *a, multilabel), *arrays)
     except TypeError as error:  # a value of another type than the loss computes with
       raise ValueError(f'loss.terms.{name}: {_options(term)} fails: {error}') from error
+
+
+def _check_overlap(name: str, term: config_lib.LossTerm) -> None:
+  key = term.loss or name
+  if key in ONE_CLASS_ONLY:
+    raise ValueError(f'loss.terms.{name}: {key} needs one class per voxel, multilabel has several')
+  if term.weighting is not None and LOSSES[key].outputs != ('logits',):
+    raise ValueError(
+      f'loss.terms.{name}.weighting: must be left out, with multilabel it is for losses of logits'
+    )
 
 
 def _check_options(where: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -129,7 +145,11 @@ def _options(term: config_lib.LossTerm) -> dict[str, Any]:
 
 
 def _small_arrays(
-  term: config_lib.LossTerm, kind: Kind, num_logits: int, size: tuple[int, ...]
+  term: config_lib.LossTerm,
+  kind: Kind,
+  num_logits: int,
+  size: tuple[int, ...],
+  multilabel: bool,
 ) -> tuple[Any, ...]:
   """Outputs, batch, parameters and class counts of one tiny image, as shapes.
 
@@ -152,7 +172,8 @@ def _small_arrays(
     outputs.setdefault(term.output, outputs[kind.outputs[0]])
   label = jax.ShapeDtypeStruct((1, *size), jnp.int32)
   batch = {'label': label, 'weight': real(1, *size), 'proximity': real(1, *size)}
-  return outputs, batch, {}, real(max(2, num_logits))
+  counts = (num_logits, 2) if multilabel else (max(2, num_logits),)
+  return outputs, batch, {}, real(*counts)
 
 
 def total_loss(
@@ -162,10 +183,18 @@ def total_loss(
   *,
   loss: config_lib.Loss,
   class_counts: jax.Array | None = None,
+  multilabel: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The weighted sum of the named terms plus cross entropy on every auxiliary head.
 
       L = sum_t weight_t L_t + sum_a aux_weight_a CE(aux_a)
+
+  With `multilabel` the label is a bit mask of classes that may overlap, and each output a sigmoid:
+  a loss of logits is the mean over the classes k of the loss of one sigmoid output,
+
+      L_t = 1/K sum_k L_t(logits_k, bit k of the label),
+
+  weighted by its own two classes. Other losses take the mask as it is, of which 0 is no class.
 
   Args:
     outputs: a network's outputs: 'logits' [B, *spatial, K], any 'aux/<name>' of the same shape, and
@@ -174,7 +203,9 @@ def total_loss(
       and the targets that `host_targets` names.
     params: the parameters, for terms that take them.
     loss: the section of the configuration, which `validate_terms` has passed.
-    class_counts: voxels per class in the training labels [K], where `needs_class_counts`.
+    class_counts: voxels per class in the training labels [K], or without and with class k [K, 2]
+      for `multilabel`, where `needs_class_counts`.
+    multilabel: whether labels are bit masks.
 
   Returns:
     The sum, and each term before its factor: {'ce': ..., 'dice': ..., 'aux/<name>': ...}, scalars
@@ -187,10 +218,11 @@ def total_loss(
   parts = {}
   total = jnp.zeros((), jnp.float32)
   for name, term in loss.terms.items():
-    parts[name] = _value(name, term, outputs, batch, params, class_counts)
+    parts[name] = _value(name, term, outputs, batch, params, class_counts, multilabel)
     total += term.weight * parts[name]
   for name in sorted(name for name in outputs if name.startswith('aux/')):
-    parts[name] = cross_entropy(outputs[name], batch['label'], batch['weight'])
+    heads = _tasks(outputs[name], batch['label'], None, multilabel)
+    parts[name] = _mean([cross_entropy(z, y, batch['weight']) for z, y, _ in heads])
     total += _aux_weight(loss, name.removeprefix('aux/')) * parts[name]
   return total, parts
 
@@ -202,6 +234,7 @@ def _value(
   batch: Arrays,
   params: Any,
   class_counts: jax.Array | None,
+  multilabel: bool,
 ) -> jax.Array:
   """One term before its factor; its errors say which term it is."""
   kind = LOSSES[term.loss or name]
@@ -211,17 +244,51 @@ def _value(
       f'loss.terms.{name}: the network has no output {missing[0]!r}; it has '
       f'{", ".join(sorted(outputs))}'
     )
-  weight = batch['weight']
   try:
-    if term.weighting is not None:
+    if not reads:
+      return kind.function(params, **term.options)
+    if not (multilabel and kind.outputs == ('logits',)):
       classes = max(2, outputs['logits'].shape[-1])
-      weight = apply_weighting(
-        term.weighting, batch['label'], weight, num_classes=classes, class_counts=class_counts
-      )
-    arrays = (*(outputs[o] for o in reads), batch[kind.target], weight) if reads else (params,)
-    return kind.function(*arrays, **term.options)
+      weight = _weights(term, batch['label'], batch['weight'], classes, class_counts)
+      arrays = (outputs[o] for o in reads)
+      return kind.function(*arrays, batch[kind.target], weight, **term.options)
+    values = []
+    for z, y, counts in _tasks(outputs[reads[0]], batch['label'], class_counts, multilabel):
+      weight = _weights(term, y, batch['weight'], 2, counts)
+      values.append(kind.function(z, y, weight, **term.options))
+    return _mean(values)
   except ValueError as error:
     raise ValueError(f'loss.terms.{name}: {error}') from error
+
+
+def _weights(
+  term: config_lib.LossTerm,
+  label: jax.Array,
+  weight: jax.Array,
+  classes: int,
+  class_counts: jax.Array | None,
+) -> jax.Array:
+  if term.weighting is None:
+    return weight
+  return apply_weighting(
+    term.weighting, label, weight, num_classes=classes, class_counts=class_counts
+  )
+
+
+def _tasks(
+  logits: jax.Array, label: jax.Array, class_counts: jax.Array | None, multilabel: bool
+) -> list[tuple[jax.Array, jax.Array, jax.Array | None]]:
+  """Logits, label and class counts of each class of a multilabel task; else of the one task."""
+  if not multilabel:
+    return [(logits, label, class_counts)]
+  return [
+    (logits[..., k : k + 1], label >> k & 1, None if class_counts is None else class_counts[k])
+    for k in range(logits.shape[-1])
+  ]
+
+
+def _mean(values: Sequence[jax.Array]) -> jax.Array:
+  return sum(values) / len(values)
 
 
 def _aux_weight(loss: config_lib.Loss, name: str) -> float:

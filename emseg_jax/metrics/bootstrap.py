@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from emseg_jax.metrics.confusion import count_classes
+
 __all__ = ['intervals']
 
 
@@ -26,7 +28,7 @@ def intervals(
   and scores the sum. Images without scored voxels are left out.
 
   Args:
-    confusions: [N, K, K] integer counts of N images; rows are labels.
+    confusions: [N, K, K] integer counts of N images, or [N, 2^K, 2^K] of masks; rows are labels.
     classes: K names.
     confidence: level of the intervals, such as 0.95.
     seed: of the draws; the same seed gives the same intervals.
@@ -38,11 +40,10 @@ def intervals(
     scored over the resamples that have it; None if it is in no image.
 
   Raises:
-    ValueError: the matrices are not K by K, or the confidence is not between 0 and 1.
+    ValueError: the matrices do not fit K classes, or the confidence is not between 0 and 1.
   """
   confusions = np.asarray(confusions, np.int64)
-  if confusions.ndim != 3 or confusions.shape[1:] != (len(classes), len(classes)):
-    raise ValueError(f'confusion matrices of shape {confusions.shape} for {len(classes)} classes')
+  count_classes(confusions, len(classes))  # raises where they do not fit
   if not 0 < confidence < 1:
     raise ValueError(f'confidence is {confidence}, must be between 0 and 1')
   confusions = confusions[confusions.any(axis=(1, 2))]
@@ -52,8 +53,8 @@ def intervals(
   # How often each image is drawn: [resamples, N]. Float64 counts voxels exactly up to 2^53.
   times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
   drawn = np.tensordot(times.astype(np.float64), confusions.astype(np.float64), axes=1)
-  hits = np.diagonal(drawn, axis1=1, axis2=2)
-  both = drawn.sum(axis=1) + drawn.sum(axis=2)  # labelled + predicted, [resamples, K]
+  hits, labelled, predicted = count_classes(drawn, len(classes))  # [resamples, K]
+  both = labelled + predicted
   iou, dice = _divide(hits, both - hits), _divide(2 * hits, both)
 
   def interval(values: np.ndarray) -> list[float] | None:
@@ -65,11 +66,16 @@ def intervals(
 
   return {
     'images': n,
-    'accuracy': interval(hits.sum(axis=1) / drawn.sum(axis=(1, 2))),
-    'miou': interval(np.nanmean(iou, axis=1)),
-    'mean_dice': interval(np.nanmean(dice, axis=1)),
+    'accuracy': interval(np.trace(drawn, axis1=1, axis2=2) / drawn.sum(axis=(1, 2))),
+    'miou': interval(_mean(iou)),
+    'mean_dice': interval(_mean(dice)),
     'per_class': {name: {'iou': interval(iou[:, k])} for k, name in enumerate(classes)},
   }
+
+
+def _mean(scores: np.ndarray) -> np.ndarray:
+  """Of the classes [..., K] that have a score; NaN where none has one."""
+  return _divide(np.nansum(scores, axis=-1), np.sum(~np.isnan(scores), axis=-1))
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

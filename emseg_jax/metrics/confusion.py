@@ -4,6 +4,9 @@ Confusion matrices are counts: they add up over batches, tiles, images and proce
 divided once. Rows are labels, columns predictions. Inside a step they are int32 (exact where
 float32 stops at 2^24, good for 2^31 voxels a call); on the host they are summed as int64.
 
+Where classes overlap, what is counted are masks: of K classes there are 2^K, bit k of a mask says
+whether class k is there. A matrix of 2^K rows for K names is one of masks; no K fits both.
+
 A score without a denominator (a class neither labelled nor predicted) is None, JSON null, and left
 out of the means.
 """
@@ -19,7 +22,14 @@ import numpy as np
 
 from emseg_jax.errors import DataError
 
-__all__ = ['best_threshold', 'confusion_matrix', 'format_table', 'majority', 'scores']
+__all__ = [
+  'best_threshold',
+  'confusion_matrix',
+  'count_classes',
+  'format_table',
+  'majority',
+  'scores',
+]
 
 MEANS = ('accuracy', 'miou', 'mean_dice', 'mcc')
 PER_CLASS = ('iou', 'dice', 'precision', 'recall', 'share')
@@ -61,8 +71,11 @@ def scores(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
 
       mcc = (c s - sum_k p_k t_k) / sqrt((s^2 - sum_k p_k^2) (s^2 - sum_k t_k^2))
 
+  Of masks, a voxel is right where all of its classes are: accuracy and mcc are those of 2^K
+  classes. All others are of the K classes, each for itself; micro Dice is no longer the accuracy.
+
   Args:
-    confusion: [K, K] integer counts; rows are labels.
+    confusion: [K, K] integer counts, or [2^K, 2^K] of masks; rows are labels.
     classes: K names.
 
   Returns:
@@ -72,12 +85,10 @@ def scores(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     all predictions, are one class).
 
   Raises:
-    ValueError: the matrix is not K by K.
+    ValueError: the matrix is neither K by K nor 2^K by 2^K.
   """
   confusion = np.asarray(confusion, np.int64)
-  if confusion.shape != (len(classes), len(classes)):
-    raise ValueError(f'confusion matrix of shape {confusion.shape} for {len(classes)} classes')
-  hits, labelled, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+  hits, labelled, predicted = count_classes(confusion, len(classes))
   total = confusion.sum()
   columns = (
     _ratio(hits, labelled + predicted - hits),
@@ -87,15 +98,14 @@ def scores(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     _ratio(labelled, np.full_like(labelled, total)),
   )
   iou, dice = columns[:2]
-  accuracy, micro_iou = _ratio(
-    np.array([hits.sum()] * 2), np.array([total, 2 * total - hits.sum()])
-  )
+  tp, t, p = hits.sum(), labelled.sum(), predicted.sum()
+  micro = _ratio(np.array([tp, 2 * tp, tp, tp]), np.array([t + p - tp, t + p, p, t]))
   return {
-    'accuracy': accuracy,
+    'accuracy': _ratio(confusion.trace()[None], total[None])[0],
     'miou': _mean(iou),
     'mean_dice': _mean(dice),
-    'mcc': _matthews(hits, labelled, predicted),
-    'micro': {'iou': micro_iou, 'dice': accuracy, 'precision': accuracy, 'recall': accuracy},
+    'mcc': _matthews(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)),
+    'micro': dict(zip(PER_CLASS[:4], micro, strict=True)),
     'per_class': {
       name: dict(zip(PER_CLASS, row, strict=True))
       for name, row in zip(classes, zip(*columns, strict=True), strict=True)
@@ -103,11 +113,40 @@ def scores(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
   }
 
 
-def majority(counts: np.ndarray) -> dict[str, Any]:
-  """The scores of predicting the most frequent class everywhere.
+def count_classes(
+  confusion: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Right, labelled and predicted voxels of each class, [..., K] each.
 
   Args:
-    counts: labelled voxels per class [K], or a confusion matrix [K, K], whose rows are summed.
+    confusion: [..., K, K] counts, or [..., 2^K, 2^K] of masks; rows are labels.
+    num_classes: K.
+
+  Raises:
+    ValueError: the matrices are neither.
+  """
+  if confusion.ndim >= 2 and confusion.shape[-2:] == (num_classes, num_classes):
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return hits, confusion.sum(axis=-1), confusion.sum(axis=-2)
+  bits = _bits(num_classes)
+  if confusion.ndim < 2 or confusion.shape[-2:] != (len(bits), len(bits)):
+    raise ValueError(f'confusion matrix of shape {confusion.shape} for {num_classes} classes')
+  hits = (confusion @ bits * bits).sum(axis=-2)  # class k in label and prediction
+  return hits, confusion.sum(axis=-1) @ bits, confusion.sum(axis=-2) @ bits
+
+
+def _bits(num_classes: int) -> np.ndarray:
+  """[2^K, K] int64: 1 where class k is in the mask."""
+  return np.arange(2**num_classes)[:, None] >> np.arange(num_classes) & 1
+
+
+def majority(counts: np.ndarray, *, num_classes: int | None = None) -> dict[str, Any]:
+  """The scores of predicting the most frequent class, or mask, everywhere.
+
+  Args:
+    counts: labelled voxels per class [K], or a confusion matrix [K, K], whose rows are summed; or
+      of masks [2^K], [2^K, 2^K].
+    num_classes: K of masks; None: the counts are of classes.
 
   Returns:
     {'class': index, 'accuracy', 'miou', 'mean_dice', 'mcc' (None: one class predicted)}.
@@ -121,30 +160,35 @@ def majority(counts: np.ndarray) -> dict[str, Any]:
   best = int(np.argmax(counts))
   confusion = np.zeros((len(counts), len(counts)), np.int64)
   confusion[:, best] = counts
-  return {'class': best, **_means(confusion)}
+  return {'class': best, **_means(confusion, num_classes)}
 
 
-def best_threshold(histograms: np.ndarray, bin_edges: np.ndarray) -> dict[str, Any]:
+def best_threshold(
+  histograms: np.ndarray, bin_edges: np.ndarray, *, num_classes: int | None = None
+) -> dict[str, Any]:
   """The best that one grey threshold can do: class `below` under it, class `above` from it on.
 
   Tries every bin edge and every ordered pair of classes, so both polarities, and keeps the highest
   mean IoU; the other classes score 0. The outer edges predict one class everywhere, so the result
-  is never worse than `majority`.
+  is never worse than `majority`. Of masks, `below` and `above` are any two: each class may lie
+  nowhere, below, above or everywhere, whatever the others do.
 
   Args:
-    histograms: [K, bins] integer; grey values of the labelled voxels of each class.
+    histograms: [K, bins] integer; grey values of the labelled voxels of each class; or [2^K, bins]
+      of each mask.
     bin_edges: [bins + 1], rising; bin i is bin_edges[i] <= value < bin_edges[i + 1], as in
       numpy.histogram.
+    num_classes: K of masks; None: the histograms are of classes.
 
   Returns:
-    {'threshold', 'below', 'above' (class indices), 'accuracy', 'miou', 'mean_dice', 'mcc'}.
+    {'threshold', 'below', 'above' (classes or masks), 'accuracy', 'miou', 'mean_dice', 'mcc'}.
 
   Raises:
     DataError: no labelled voxel.
     ValueError: the shapes do not belong together.
   """
   histograms = np.asarray(histograms, np.int64)
-  num_classes, bins = histograms.shape
+  rows, bins = histograms.shape
   if len(bin_edges) != bins + 1:
     raise ValueError(f'{bins} bins need {bins + 1} edges, got {len(bin_edges)}')
   labelled = histograms.sum(axis=1)
@@ -152,22 +196,54 @@ def best_threshold(histograms: np.ndarray, bin_edges: np.ndarray) -> dict[str, A
   # under[k, t]: voxels of class k below edge t; over[k, t]: the rest.
   under = np.pad(np.cumsum(histograms, axis=1), ((0, 0), (1, 0)))
   over = labelled[:, None] - under
-  all_under, all_over = under.sum(axis=0), over.sum(axis=0)
-  iou_below = under / np.maximum(labelled[:, None] + all_under - under, 1)
-  iou_above = over / np.maximum(labelled[:, None] + all_over - over, 1)
-  # The largest sum is the largest mean: predicting a class without labels, which would count in
-  # the mean, never pays, since a class that lies on that side of the threshold scores more.
-  total = iou_below[:, None] + iou_above[None, :]  # [K, K, edges]
-  total[np.arange(num_classes), np.arange(num_classes)] = -1.0  # two different classes
-  below, above, edge = (int(i) for i in np.unravel_index(np.argmax(total), total.shape))
-  confusion = np.zeros((num_classes, num_classes), np.int64)
-  confusion[:, below], confusion[:, above] = under[:, edge], over[:, edge]
+  if num_classes is None:
+    below, above, edge = _best_pair(under, over)
+  else:
+    below, above, edge = _best_masks(under, over, num_classes)
+  confusion = np.zeros((rows, rows), np.int64)
+  confusion[:, below] += under[:, edge]
+  confusion[:, above] += over[:, edge]
   return {
     'threshold': float(bin_edges[edge]),
     'below': below,
     'above': above,
-    **_means(confusion),
+    **_means(confusion, num_classes),
   }
+
+
+def _best_pair(under: np.ndarray, over: np.ndarray) -> tuple[int, int, int]:
+  """Classes below and above, and the edge, of the highest mean IoU; arguments [K, edges]."""
+  iou_below, iou_above = _iou_of_sides(under, over, under.sum(axis=0), over.sum(axis=0))
+  # The largest sum is the largest mean: predicting a class without labels, which would count in
+  # the mean, never pays, since a class that lies on that side of the threshold scores more.
+  total = iou_below[:, None] + iou_above[None, :]  # [K, K, edges]
+  total[np.arange(len(under)), np.arange(len(under))] = -1.0  # two different classes
+  below, above, edge = (int(i) for i in np.unravel_index(np.argmax(total), total.shape))
+  return below, above, edge
+
+
+def _best_masks(under: np.ndarray, over: np.ndarray, num_classes: int) -> tuple[int, int, int]:
+  """The same of masks, [2^K, edges]."""
+  bits = _bits(num_classes)
+  all_under, all_over = under.sum(axis=0), over.sum(axis=0)
+  under, over = bits.T @ under, bits.T @ over  # of class k
+  everywhere = (under + over) / (all_under + all_over)
+  sides = _iou_of_sides(under, over, all_under, all_over)
+  # The first of equals, so that a class without labels, which is not in the mean, lies nowhere.
+  iou = np.stack([np.zeros_like(everywhere), *sides, everywhere])  # [4, K, edges]
+  edge = int(np.argmax(iou.max(axis=0).sum(axis=0)))
+  place = iou[:, :, edge].argmax(axis=0)  # 0 nowhere, 1 below, 2 above, 3 everywhere
+  return *(int(np.sum((place & side > 0) << np.arange(num_classes))) for side in (1, 2)), edge
+
+
+def _iou_of_sides(
+  under: np.ndarray, over: np.ndarray, all_under: np.ndarray, all_over: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """IoU [K, edges] of each class predicted below, or above, every edge."""
+  return (
+    under / np.maximum(over + all_under, 1),  # labelled + predicted - right
+    over / np.maximum(under + all_over, 1),
+  )
 
 
 def format_table(
@@ -196,8 +272,8 @@ def _columns(
   return [line.rstrip() for line in lines]
 
 
-def _means(confusion: np.ndarray) -> dict[str, Any]:
-  result = scores(confusion, [str(k) for k in range(len(confusion))])
+def _means(confusion: np.ndarray, num_classes: int | None) -> dict[str, Any]:
+  result = scores(confusion, [str(k) for k in range(num_classes or len(confusion))])
   return {key: result[key] for key in MEANS}
 
 

@@ -58,7 +58,7 @@ class Case:
   Attributes:
     name: as in the per-image scores.
     accuracy: share of scored pixels that are right, 0..1.
-    miou: mean intersection over union, 0..1.
+    miou: mean intersection over union, 0..1; None without any class in label and prediction.
     image: [Y, X] or [Y, X, 3], any real type.
     label: [Y, X] class indices; any value where weight is 0.
     weight: [Y, X], 0 where a pixel is not scored.
@@ -70,7 +70,7 @@ class Case:
 
   name: str
   accuracy: float
-  miou: float
+  miou: float | None
   image: np.ndarray
   label: np.ndarray
   weight: np.ndarray

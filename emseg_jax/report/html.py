@@ -140,9 +140,9 @@ def _by_score(image: Json) -> tuple[bool, float, str]:
 def _class_names(
   config: Json, evaluations: Mapping[str, Json], cases: Sequence[figures.Case]
 ) -> list[str]:
-  names = config.get('task', {}).get('classes')
-  for evaluation in evaluations.values():
-    names = names or evaluation['classes']
+  # An evaluation's names come first: where classes overlap they are those of the masks.
+  names = next((evaluation['classes'] for evaluation in evaluations.values()), None)
+  names = names or config.get('task', {}).get('classes')
   if names:
     return list(names)
   highest = [max((c.label * (c.weight != 0)).max(), c.prediction.max()) for c in cases]
