@@ -12,8 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from emseg_jax import (
+  block_job,
+  config_io,
+  experiment,
+  predict_volume,
+  processes,
+  trainer,
+  workdir,
+)
 from emseg_jax import config as config_lib
-from emseg_jax import config_io, experiment, trainer, workdir
 from emseg_jax import evaluate as evaluate_lib
 from emseg_jax import fuse as fuse_lib
 from emseg_jax import predict as predict_lib
@@ -62,7 +70,7 @@ def train(
   for split in ('validation', 'test'):
     if getattr(config.data, split):
       evaluate(config, folder, split=split, should_stop=should_stop)
-  if config.run.report:
+  if config.run.report and processes.is_first():
     path = report(config, folder, command=command)
     LOGGER.info('Report: %s', path)
   return result
@@ -93,16 +101,20 @@ def evaluate(
     raise ConfigError(f'config.data.{split}: is empty; name the images and labels to score')
   data = pairs.open_split(sources, task=config.task, data=config.data)
   predictor = predict_lib.load_predictor(config, folder)
+
+  def write(index: int, prediction: np.ndarray) -> None:
+    evaluate_lib.write_class_map(evaluate_lib.class_map_path(folder, split, index), prediction)
+
   result = evaluate_lib.evaluate_split(
     predictor,
     data,
     extra_metrics=config.eval.metrics,
     should_stop=should_stop,
-    on_prediction=lambda index, prediction: evaluate_lib.write_class_map(
-      evaluate_lib.class_map_path(folder, split, index), prediction
-    ),
+    on_prediction=write if processes.is_first() else None,
   )
   path = folder / 'evaluation' / f'{split}.json'
+  if not processes.is_first():
+    return result
   evaluate_lib.write_evaluation(result, path, step=predictor.meta.step, split=split)
   LOGGER.info(
     '%s, %d images, step %d\n%s\n-> %s',
@@ -147,17 +159,49 @@ def predict(
   source: str | Path,
   output: Path,
   *,
+  part: tuple[int, int] = (0, 1),
+  dry_run: bool = False,
   should_stop: StopFn = _never,
 ) -> list[Path]:
-  """Segments an image, a folder or a stack into the same kind of file; returns what was written.
+  """Segments an image, a folder or a volume into the same kind of file.
+
+  Volumes are predicted block by block; what is interrupted is gone on with by the same call.
+
+  Args:
+    config: the run's configuration, with other tiles where wanted.
+    folder: work directory.
+    source: what `volumes.open_volume` reads: image, folder, volume, or an address of one.
+    output: file or folder to write.
+    part: (i, n) computes the i-th of n shares of a volume.
+    dry_run: only says what would be done.
+    should_stop: asked between batches of tiles.
+
+  Returns:
+    What was written, labels first; nothing if parts are missing.
 
   Raises:
     EmsegError: checkpoint, data or output cannot be used.
   """
   _check_same_network(config, folder)
   predictor = predict_lib.load_predictor(config, folder)
-  written = predict_lib.predict_files(predictor, source, output, should_stop=should_stop)
-  LOGGER.info('-> %s', ', '.join(str(path) for path in written))
+  _, volume = predict_lib.open_input(predictor, source)
+  by_blocks = block_job.is_volume(predictor, volume)
+  options = config.predict
+  if not by_blocks and (dry_run or part[1] > 1 or options.block or options.roi or options.mask):
+    raise ConfigError(
+      f'{source}: is no volume; --part, --dry_run and predict.block, roi and mask are for volumes'
+    )
+  if dry_run:
+    LOGGER.info('%s', block_job.describe(predictor, source, output))
+    return []
+  if by_blocks:
+    written = predict_volume.predict_volume(
+      predictor, source, output, part=part, should_stop=should_stop
+    )
+  else:
+    written = predict_lib.predict_files(predictor, source, output, should_stop=should_stop)
+  if written:
+    LOGGER.info('-> %s', ', '.join(str(path) for path in written))
   return written
 
 
@@ -223,7 +267,8 @@ def _report_cases(config: config_lib.Config, folder: Path) -> tuple[list[Case], 
   data = pairs.open_split(sources, task=config.task, data=config.data)
   if any(i['index'] >= len(data) for i in images):
     raise DataError(f'data.{name}: has fewer sections than were scored; run --mode=evaluate again')
-  ranked = sorted(images, key=lambda image: image['miou'])
+  # Without a mean IoU there was nothing to find, and nothing was found: no image is better.
+  ranked = sorted(images, key=lambda image: 1.0 if image['miou'] is None else image['miou'])
   count = min(config.run.report_cases, (len(ranked) + 1) // 2)
   worst, best = ranked[:count], ranked[count:][::-1][:count]
   return [_case(folder, name, data, i) for i in worst], [_case(folder, name, data, i) for i in best]
@@ -257,6 +302,7 @@ _NETWORK_FIELDS = (
   'model.name',
   'model.options',
   'optim',
+  'task.activation',
   'task.classes',
 )
 

@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
+from emseg_jax import processes
 from emseg_jax.errors import CheckpointError, OutputError
 from emseg_jax.train_state import TrainState
 
@@ -212,10 +213,12 @@ class Checkpoints:
   def _move_aside(self, step: int) -> None:
     source = self.folder / f'{step:08d}'
     target = self.folder.parent / 'broken' / source.name
-    shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(exist_ok=True)
-    if source.exists():
-      shutil.move(source, target)
+    if processes.is_first():
+      shutil.rmtree(target, ignore_errors=True)
+      target.parent.mkdir(exist_ok=True)
+      if source.exists():
+        shutil.move(source, target)
+    processes.barrier('moved aside')
     LOGGER.warning('Moved the checkpoint of step %d to %s.', step, target)
     self._manager.reload()
 

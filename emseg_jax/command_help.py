@@ -32,7 +32,7 @@ MODES
              segmentations made by any program
   predict    segment --input (image, folder or volume: TIFF, MRC, HDF5, Zarr, N5, precomputed,
              NIfTI, also at http://, gs://, s3://) into --output, in the same format or in that of
-             its extension
+             its extension; volumes block by block, started again it goes on
   check      look for problems in the data before training; exit code 2 if there are any
   report     write report.html again
   models     print all networks with their size, cost and receptive field; needs no --config
@@ -55,6 +55,14 @@ FLAGS
                   Markdown file for models and benchmark --what=data
   --what=data     measure reading data instead of the network (benchmark)
   --partial       take fewer or smaller images than were published (prepare)
+  --roi=BOX       predict a part of a volume, z0:z1,y0:y1,x0:x1, such as 0:64,:,512:1024
+  --part=I/N      predict the I-th of N shares of a volume, from 0, on several machines
+  --dry_run       say how many blocks, how much memory and time predict would take
+  --coordinator=HOST:PORT
+                  of process 0, where several train together; SLURM and Open MPI need no flags
+  --num_processes=N
+                  how many they are
+  --process_id=I  which of them this is, from 0
   --extend        allow a larger train.steps than the run had, or go on after early stopping
   --help          this text;  --helpfull: and every field of the configuration
 

@@ -7,6 +7,7 @@ python -m emseg_jax.main --config=CONFIG --workdir=DIR [--mode=MODE]
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from absl import flags
 from absl import logging as absl_logging
 
-from emseg_jax import command_help, config_io
+from emseg_jax import command_help, config_io, processes
 from emseg_jax.config import Config
 from emseg_jax.errors import ConfigError, DataError, EmsegError
 from emseg_jax.interrupt import StopFlag, catch_signals
@@ -55,6 +56,12 @@ def _define_flags() -> flags.FlagValues:
   flags.DEFINE_bool(
     'partial', False, 'prepare from a part of the published files', flag_values=values
   )
+  text('roi', 'box to predict: z0:z1,y0:y1,x0:x1')
+  text('part', 'i/n: predict the i-th of n shares of a volume, from 0')
+  text('coordinator', 'host:port of process 0, of several that train together')
+  for name, meaning in (('num_processes', 'how many'), ('process_id', 'which of them, from 0')):
+    flags.DEFINE_integer(name, None, meaning, flag_values=values)
+  flags.DEFINE_bool('dry_run', False, 'only say what predict would do', flag_values=values)
   flags.DEFINE_bool('extend', False, 'allow more train.steps than before', flag_values=values)
   return values
 
@@ -93,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str], list[Path]]:
   prefix = '--config.'
   overrides = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
+  argv = ['--dry_run' if a == '--dry-run' else a for a in argv]  # both are usual
   values = _define_flags()
   try:
     rest = values([a for a in argv if not a.startswith(prefix)])
@@ -100,7 +108,19 @@ def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str], list[Path]
     raise ConfigError(f'{error}; --help lists all flags') from error
   if len(rest) > 1 and values.mode not in TAKE_RUNS:
     raise ConfigError(f'{rest[1]!r} is not a flag; flags start with --, see --help')
+  if values.roi:
+    overrides.append(f'predict.roi={values.roi}')
   return values, overrides, [Path(run) for run in rest[1:]]
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+  """'2/8' -> (2, 8)."""
+  if text is None:
+    return None
+  found = re.fullmatch(r'(\d+)/(\d+)', text)
+  if found is None or int(found[1]) >= int(found[2]):
+    raise ConfigError(f'--part={text}: must be i/n with i from 0 to n - 1, such as 0/4')
+  return int(found[1]), int(found[2])
 
 
 def _load_config(values: flags.FlagValues, overrides: Sequence[str]) -> Config:
@@ -141,7 +161,11 @@ def _dispatch(values: flags.FlagValues, config: Config, stop: StopFlag, *, comma
     if not getattr(values, name):
       raise ConfigError(f'--mode={mode}: needs --{name}')
   folder = Path(values.workdir) if values.workdir else None
-  _prepare_devices(config)
+  group = processes.find_group(
+    coordinator=values.coordinator, count=values.num_processes, index=values.process_id
+  )
+  together = mode in ('train', 'evaluate') and not scoring
+  _prepare_devices(config, group if together else None)
   from emseg_jax import api  # jax is imported only now, when its environment is set
 
   if mode == 'train':
@@ -156,7 +180,15 @@ def _dispatch(values: flags.FlagValues, config: Config, stop: StopFlag, *, comma
   elif mode == 'evaluate':
     api.evaluate(config, folder, should_stop=stop)
   elif mode == 'predict':
-    api.predict(config, folder, values.input, Path(values.output), should_stop=stop)
+    api.predict(
+      config,
+      folder,
+      values.input,
+      Path(values.output),
+      part=_part(values.part) or processes.share(group),
+      dry_run=values.dry_run,
+      should_stop=stop,
+    )
   else:
     LOGGER.info('-> %s', api.report(config, folder, command=None))
 
@@ -247,8 +279,10 @@ def _benchmark_data(values: flags.FlagValues) -> None:
     config_io.write_text(Path(values.output), data_benchmark.format_markdown(rows))
 
 
-def _prepare_devices(config: Config) -> None:
-  """Sets what must be in the environment before jax starts, and warns of an idle GPU."""
+def _prepare_devices(config: Config, group: processes.Group | None = None) -> None:
+  """Sets what must be in the environment before jax starts, meets the other processes of the group
+  if there is one, and warns of an idle GPU.
+  """
   if config.run.deterministic:
     flag = '--xla_gpu_deterministic_ops=true'
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
@@ -256,6 +290,9 @@ def _prepare_devices(config: Config) -> None:
 
   if config.run.compile_cache:
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.run.compile_cache))
+  processes.join(group)
+  if group is not None and not processes.is_first():
+    LOGGER.setLevel(logging.WARNING)  # the first one says it all
   if os.path.exists('/proc/driver/nvidia/version') and jax.default_backend() == 'cpu':
     LOGGER.warning(
       'There is an NVIDIA GPU, but this jax runs on the CPU; install it with '

@@ -15,7 +15,7 @@ from typing import Any
 
 from emseg_jax.errors import OutputError
 
-__all__ = ['MetricWriter', 'read_records']
+__all__ = ['MetricWriter', 'NoWriter', 'read_records']
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -75,6 +75,16 @@ class MetricWriter:
     self._file.close()
     if self._events is not None:
       self._events.close()
+
+
+class NoWriter:
+  """Of processes that leave it to the first one."""
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
 
 
 def _is_evaluation(record: Mapping[str, Any]) -> bool:

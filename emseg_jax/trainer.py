@@ -20,8 +20,10 @@ from emseg_jax import config as config_lib
 from emseg_jax import (
   evaluate,
   experiment,
+  processes,
   sharding,
   train_input,
+  train_start,
   train_state,
   train_step,
   verdict,
@@ -29,11 +31,11 @@ from emseg_jax import (
 )
 from emseg_jax.checkpoint import Checkpoints, Meta
 from emseg_jax.data import normalise, pairs
-from emseg_jax.errors import CheckpointError, EmsegError, Interrupted, TrainingError
-from emseg_jax.metric_writer import MetricWriter
+from emseg_jax.errors import EmsegError, Interrupted, TrainingError
+from emseg_jax.metric_writer import MetricWriter, NoWriter
 from emseg_jax.predict import Predictor
 from emseg_jax.progress import Progress
-from emseg_jax.train_state import TrainState, parameter_count
+from emseg_jax.train_state import TrainState
 
 __all__ = ['TrainResult', 'train']
 
@@ -74,12 +76,13 @@ def train(
   """
   splits = train_input.open_splits(config)
   setup = experiment.set_up(config, batch_size=config.train.batch_size)
-  workdir.claim(folder, config, extend=extend)
+  first = processes.is_first()
+  workdir.claim(folder, config, extend=extend, write=first)
   with (
-    workdir.occupy(folder),
+    workdir.occupy(folder) if first else contextlib.nullcontext(),
     contextlib.closing(Checkpoints(folder / 'checkpoints', keep=config.train.keep)) as checkpoints,
   ):
-    state, meta = _restore_or_start(setup, checkpoints, splits['train'])
+    state, meta = train_start.restore_or_start(setup, checkpoints, splits['train'])
     if extend and meta.finished:
       meta = dataclasses.replace(meta, finished=False, since_best=0, since_cut=0)
     loop = _Loop(setup, splits, checkpoints, folder, state, meta, should_stop)
@@ -87,36 +90,6 @@ def train(
       return loop.run()
     finally:
       loop.close()
-
-
-def _restore_or_start(
-  setup: experiment.Experiment, checkpoints: Checkpoints, split: pairs.Split
-) -> tuple[TrainState, Meta]:
-  """The own work directory's latest checkpoint wins over a fresh start."""
-  config = setup.config
-  fingerprint = split.fingerprint()
-  restored = checkpoints.restore_latest(setup.abstract_state())
-  if restored is not None:
-    state, meta = restored
-    if meta.data != fingerprint:
-      raise CheckpointError(
-        f'{checkpoints.folder}: the training data changed since this run began; '
-        'use the old data, or another --workdir'
-      )
-    LOGGER.info('Resuming at step %d.', meta.step)
-    return state, meta
-  meta = Meta(
-    step=0,
-    evaluated_step=-1,
-    best_step=-1,
-    best_score=verdict.NO_SCORE,
-    normalisation=train_input.fit_normalisation(config, split).to_json(),
-    data=fingerprint,
-    config=config.model_dump(mode='json'),
-    versions=experiment.versions(),
-    voxel_size=train_input.voxel_size(config, split),
-  )
-  return setup.initial_state(), meta
 
 
 class _Loop:
@@ -135,6 +108,8 @@ class _Loop:
     self._setup, self._config = setup, setup.config
     self._checkpoints, self._validation = checkpoints, splits['validation']
     self._should_stop = should_stop
+    self._alone = jax.process_count() == 1
+    self._agreed_to_stop = False  # all processes, in a step that each has seen
     self._state, self._meta = state, meta
     self._saved_step = meta.step
     self._pending: list[tuple[int, dict[str, jax.Array]]] = []
@@ -143,15 +118,17 @@ class _Loop:
     self._predictor = Predictor(setup, normalisation)
     dataset = train_input.training_batches(self._config, splits['train'], normalisation)
     self._batches = train_input.batches_from(dataset, meta.step, self._config.data)
-    _describe(setup, splits, state)
+    train_start.describe(setup, splits, state)
     counts = train_input.class_counts(self._config, splits['train'])
     self._step_fn = None if self._is_over() else self._compile(dataset[0], counts)
-    self._writer = MetricWriter(
-      folder,
-      restored_step=meta.step,
-      evaluated_step=meta.evaluated_step,
-      tensorboard=self._config.run.tensorboard,
-    )
+    self._writer = NoWriter()
+    if processes.is_first():
+      self._writer = MetricWriter(
+        folder,
+        restored_step=meta.step,
+        evaluated_step=meta.evaluated_step,
+        tensorboard=self._config.run.tensorboard,
+      )
     self._progress = Progress(
       start=meta.step,
       total=self._config.train.steps,
@@ -169,6 +146,8 @@ class _Loop:
       self._setup.mesh,
       class_counts=class_counts,
     )
+    if not self._alone:
+      step, example = train_step.with_stop_flag(step), self._flagged(example)
     batch = sharding.put_batch(example, self._setup.mesh)
     began = time.perf_counter()
     compiled = train_step.compile_train_step(step, self._state, batch, self._setup.mesh)
@@ -185,7 +164,7 @@ class _Loop:
         self._save()
       if self._is_over():
         break
-      if self._should_stop():
+      if self._should_stop() if self._alone else self._agreed_to_stop:
         self._save_and_stop()
       self._train_one_step()
     self._checkpoints.wait()
@@ -202,7 +181,7 @@ class _Loop:
     began = time.perf_counter()
     host_batch = self._next_batch()
     waited = time.perf_counter() - began
-    batch = sharding.put_batch(host_batch, self._setup.mesh)
+    batch = sharding.put_batch(self._flagged(host_batch), self._setup.mesh)
     self._state, metrics = self._step_fn(self._state, batch)
     self._meta = dataclasses.replace(self._meta, step=self._meta.step + 1)
     self._progress.step(waited=waited)
@@ -213,12 +192,19 @@ class _Loop:
       self._fetch(keep=0)
       self._log()
 
+  def _flagged(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """With this process's wish to stop, which the step makes known to all of them."""
+    if self._alone:
+      return batch
+    return {**batch, 'stop': np.full(len(batch['index']), self._should_stop(), np.int32)}
+
   def _next_batch(self) -> dict[str, np.ndarray]:
     """The next batch; if it cannot be read, what was learnt so far is saved first."""
     try:
       return next(self._batches)
     except EmsegError:
-      self._keep()
+      if self._alone:  # others wait in the next step, not in a checkpoint
+        self._keep()
       raise
 
   def _fetch(self, *, keep: int) -> None:
@@ -226,6 +212,7 @@ class _Loop:
     while len(self._pending) > keep:
       step, metrics = self._pending.pop(0)
       values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+      self._agreed_to_stop |= values.pop('stop', 0.0) > 0
       bad = [name for name, value in values.items() if not math.isfinite(value)]
       if bad:
         self._checkpoints.wait()
@@ -268,7 +255,8 @@ class _Loop:
         m for m in self._config.eval.metrics if m == 'soft' or best.startswith(f'{m}/')
       ],
       baselines=False,
-      should_stop=self._should_stop,
+      # Processes could not agree on a tile.
+      should_stop=self._should_stop if self._alone else None,
     )
     scores = evaluate.flat_scores(result)
     self._writer.write(self._meta.step, {f'validation/{n}': v for n, v in scores.items()})
@@ -300,21 +288,3 @@ class _Loop:
     self._keep()
     where = f'stopped at step {self._meta.step}'
     raise Interrupted(f'{where}, saved; the same command goes on from there')
-
-
-def _describe(
-  setup: experiment.Experiment, splits: dict[str, pairs.Split], state: TrainState
-) -> None:
-  """Prints what is about to be trained on what."""
-  config = setup.config
-  LOGGER.info(
-    '%s with %s parameters on %d x %s; %s',
-    config.model.name,
-    f'{parameter_count(state.params):,}',
-    setup.mesh.size,
-    setup.mesh.devices.flat[0].device_kind,
-    ', '.join(f'{len(split)} {name} sections' for name, split in splits.items()),
-  )
-  region = train_input.region(config)
-  if region != config.data.patch:
-    LOGGER.info('Reading regions of %s for patches of %s.', region, config.data.patch)

@@ -31,13 +31,14 @@ def read_config(workdir: Path) -> Config:
   return config_io.from_json(path)
 
 
-def claim(workdir: Path, config: Config, *, extend: bool) -> None:
+def claim(workdir: Path, config: Config, *, extend: bool, write: bool = True) -> None:
   """Makes `workdir` this run's, or checks that it already is.
 
   Args:
     workdir: created if missing.
     config: the run's configuration.
     extend: allow more train.steps than before.
+    write: False only checks, as those of several processes do that write nothing.
 
   Raises:
     ConfigError: the folder belongs to a run with another configuration.
@@ -57,7 +58,8 @@ def claim(workdir: Path, config: Config, *, extend: bool) -> None:
         'use another --workdir, or the old values'
         + (' (--extend allows more train.steps)' if 'train.steps' in str(changed) else '')
       )
-  config_io.write_text(path, config_io.to_json(config))
+  if write:
+    config_io.write_text(path, config_io.to_json(config))
 
 
 @contextlib.contextmanager

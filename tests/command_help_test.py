@@ -30,7 +30,7 @@ def test_help_names_every_mode_and_every_flag():
   for mode in main.MODES:
     assert re.search(rf'^  {mode} ', HELP, re.MULTILINE), mode
   ours = set(main._define_flags()) - {'?', 'help', 'helpfull', 'helpshort', 'helpxml'}
-  flags = {m[1] for m in re.finditer(r'^  --([a-z]+)', HELP, re.MULTILINE)}
+  flags = {m[1] for m in re.finditer(r'^  --([a-z_]+)', HELP, re.MULTILINE)}
   assert flags == ours - {'only_check_args', 'flagfile', 'undefok'} | {'help'}
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from emseg_jax.data.volume import VoxelSize
 
-__all__ = ['WRITERS', 'ArrayWriter']
+__all__ = ['CHUNK', 'WRITERS', 'ArrayWriter', 'StoreWriter']
 
 Shape = tuple[int, int, int]
-CHUNK = 64
+CHUNK = 64  # side of the chunks of stores
 DATASET = '/data'  # of HDF5 files, unless another is asked for
 
 
@@ -44,7 +44,7 @@ class ArrayWriter(abc.ABC):
     """Creates the file or folder `path`.
 
     Args:
-      path: does not exist yet.
+      path: does not exist yet, unless it is a folder, see `StoreWriter`.
       shape: (z, y, x).
       dtype: uint8 or uint16.
       voxel_size_zyx: nm.
@@ -107,8 +107,8 @@ class Hdf5Writer(ArrayWriter):
     self._file.close()
 
 
-class _StoreWriter(ArrayWriter):
-  """What tensorstore writes."""
+class StoreWriter(ArrayWriter):
+  """What tensorstore writes: folders, which may be there already and are then gone on with."""
 
   depth = CHUNK
 
@@ -118,22 +118,28 @@ class _StoreWriter(ArrayWriter):
     store = {'driver': 'file', 'path': f'{path}{os.sep}'}
     # A missing chunk is then one that was lost.
     whole = {'store_data_equal_to_fill_value': True}
-    self._array = tensorstore.open({**spec, **whole, 'kvstore': store, 'create': True}).result()
+    spec = {**spec, **whole, 'kvstore': store, 'create': True, 'open': True}
+    self._array = tensorstore.open(spec).result()
 
   def put(self, z, slab):
     self._array[z : z + len(slab)].write(slab).result()
+
+  def put_box(self, start: Shape, box: np.ndarray) -> None:
+    """Writes a box whose first voxel is `start`, in any order; on disk when this returns."""
+    place = tuple(slice(a, a + n) for a, n in zip(start, box.shape, strict=True))
+    self._array[place].write(box).result()
 
   def close(self):
     pass
 
 
-class ZarrWriter(_StoreWriter):
+class ZarrWriter(StoreWriter):
   """OME-Zarr with one resolution level: version 0.4 on Zarr 2."""
 
   def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
     del labels
     group = path / dataset.strip('/') if dataset else path
-    group.mkdir(parents=True)
+    group.mkdir(parents=True, exist_ok=True)
     for folder in {path, group}:
       _write_json(folder / '.zgroup', {'zarr_format': 2})
     _write_json(
@@ -149,13 +155,13 @@ class ZarrWriter(_StoreWriter):
     self._create(group / '0', {'driver': 'zarr', 'metadata': metadata})
 
 
-class Zarr3Writer(_StoreWriter):
+class Zarr3Writer(StoreWriter):
   """OME-Zarr with one resolution level: version 0.5 on Zarr 3."""
 
   def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
     del labels
     group = path / dataset.strip('/') if dataset else path
-    group.mkdir(parents=True)
+    group.mkdir(parents=True, exist_ok=True)
     node: dict[str, Any] = {'zarr_format': 3, 'node_type': 'group', 'attributes': {}}
     _write_json(path / 'zarr.json', node)
     ome = {'version': '0.5', 'multiscales': [_multiscale(voxel_size_zyx, None, group.name)]}
@@ -174,12 +180,12 @@ class Zarr3Writer(_StoreWriter):
     self._create(group / '0', {'driver': 'zarr3', 'metadata': metadata})
 
 
-class N5Writer(_StoreWriter):
+class N5Writer(StoreWriter):
   """N5, whose axes are X, Y, Z."""
 
   def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):
     del labels
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     _write_json(path / 'attributes.json', {'n5': '2.0.0'})
     metadata: dict[str, Any] = {
       'dimensions': shape[::-1],
@@ -195,7 +201,7 @@ class N5Writer(_StoreWriter):
     self._array = self._array.T
 
 
-class PrecomputedWriter(_StoreWriter):
+class PrecomputedWriter(StoreWriter):
   """Neuroglancer's precomputed, X, Y, Z, channel."""
 
   def __init__(self, path, shape, dtype, *, voxel_size_zyx, dataset, labels):

@@ -73,6 +73,7 @@ def train_dataset(
   """
   if data.neighbours:
     blocks.groups(split, 3)  # raises if the sections are no volumes
+  share, channels = batch_size // process_count, normalisation.channels * (1 + 2 * data.neighbours)
   maps = {'proximity': _proximity(split, data, cache)} if 'proximity' in targets else {}
   sampler = Sampler(split, patch=data.patch, region=region, options=data.sampling, cache=cache)
   read = functools.partial(
@@ -83,17 +84,9 @@ def train_dataset(
     neighbours=data.neighbours,
   )
   draw = functools.partial(_draw, sampler=sampler, read=read, skip=data.damaged == 'skip')
-  share = batch_size // process_count
-  room = functools.partial(
-    allocate,
-    share,
-    region,
-    channels=normalisation.channels * (1 + 2 * data.neighbours),
-    targets=maps,
-  )
   batch = functools.partial(
     _batch,
-    allocate=room,
+    allocate=functools.partial(allocate, share, region, channels=channels, targets=maps),
     entries=_entries(sampler.weights(), seed),
     seed=seed,
     batch_size=batch_size,

@@ -71,11 +71,11 @@ class Split:
     self._lock = threading.Lock()
 
   @classmethod
-  def of_images(cls, volume: volumes.Volume) -> Self:
-    """All sections of one volume, without labels and without a cache."""
+  def of_images(cls, volume: volumes.Volume, *, cache_bytes: int = 0) -> Self:
+    """All sections of one volume, without labels."""
     sections = [Section(name, volume, i, None, i) for i, name in enumerate(volume.names)]
     rules = labels_lib.Rules(config_lib.Task(), config_lib.Data())  # there is nothing to read
-    return cls(sections, rules=rules, cache_bytes=0)
+    return cls(sections, rules=rules, cache_bytes=cache_bytes)
 
   def __len__(self) -> int:
     return len(self.sections)

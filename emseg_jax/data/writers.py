@@ -19,7 +19,7 @@ import numpy as np
 from emseg_jax.data import array_writers, recognise, volumes
 from emseg_jax.errors import OutputError
 
-__all__ = ['write_like']
+__all__ = ['STORES', 'check_target', 'target_of', 'write_like']
 
 # Extensions and kinds of volumes -> names of writers.
 FORMS = {
@@ -63,11 +63,10 @@ def write_like(
     ValueError: sections of a wrong number, shape or type.
   """
   folder = reference.axes.startswith('N')
-  place, dataset = recognise.split_dataset(os.fspath(path))
-  writer = None if folder else _array_writer(reference, place)
-  extensions = _extensions(reference) if writer is None else (_array_extension(reference, place),)
-  target = _name_target(Path(place), suffix, None if folder else extensions[0])
-  _check_target(reference, target, folder=folder or writer in STORES)
+  target, writer = target_of(reference, path, suffix=suffix)
+  check_target(reference, target, writer)
+  dataset = recognise.split_dataset(os.fspath(path))[1]
+  extensions = _extensions(reference)
   temporary = target.with_name(f'.{target.name}.{uuid.uuid4().hex[:8]}.tmp')
   pages = _checked(reference, sections)
   try:
@@ -94,6 +93,21 @@ def write_like(
     elif temporary.exists():
       temporary.unlink()
   return target
+
+
+def target_of(
+  reference: volumes.Volume, path: str | os.PathLike, *, suffix: str = ''
+) -> tuple[Path, str | None]:
+  """Where `write_like` with these arguments would write, and with which of WRITERS (None: images).
+
+  Raises:
+    OutputError: the path has an extension of another format.
+  """
+  folder = reference.axes.startswith('N')
+  place = recognise.split_dataset(os.fspath(path))[0]
+  writer = None if folder else _array_writer(reference, place)
+  extension = _extensions(reference)[0] if writer is None else _array_extension(reference, place)
+  return _name_target(Path(place), suffix, None if folder else extension), writer
 
 
 def _array_writer(reference: volumes.Volume, place: str) -> str | None:
@@ -172,7 +186,13 @@ def _name_target(path: Path, suffix: str, extension: str | None) -> Path:
   return path.with_name(stem + suffix + given if same else path.name + suffix + extension)
 
 
-def _check_target(reference: volumes.Volume, target: Path, *, folder: bool) -> None:
+def check_target(reference: volumes.Volume, target: Path, writer: str | None) -> None:
+  """Makes sure that what `target_of` said may be written, without writing anything.
+
+  Raises:
+    OutputError: it is the input, or exists and would not be replaced.
+  """
+  folder = reference.axes.startswith('N') or writer in STORES
   if not target.exists():
     return
   for file in (reference.path, *reference.files):

@@ -1,0 +1,213 @@
+"""What a block-wise prediction reads, computes and writes: settled before anything is computed."""
+
+import dataclasses
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from emseg_jax import block_plan
+from emseg_jax.data import (
+  array_writers,
+  blocks,
+  cropped,
+  pairs,
+  resampled,
+  volumes,
+  writers,
+)
+from emseg_jax.errors import ConfigError, DataError
+from emseg_jax.predict import Predictor, file_values, open_input, tile_size
+
+__all__ = ['Job', 'channels', 'describe', 'format_size', 'is_volume', 'plan_job']
+
+Box = Sequence[int]
+
+
+def is_volume(predictor: Predictor, volume: volumes.Volume) -> bool:
+  """Whether the sections belong together: by their file, or because the network wants a volume."""
+  return volume.axes.startswith('Z') or len(predictor.config.data.patch) == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Attributes:
+  volume: what the network sees.
+  given: the input as it is, or the box of it that is predicted: what the output is like.
+  split, group: the sections of `volume`.
+  plan: geometry.
+  mask: (start, size) -> bool [z, y, x]; None: everything is predicted.
+  output: as the caller gave it, perhaps with the name of a dataset.
+  targets: (suffix, path, writer) of the labels and of each probability map.
+  record: all that decides what the output is.
+  """
+
+  volume: volumes.Volume
+  given: volumes.Volume
+  split: pairs.Split
+  group: blocks.Group
+  plan: block_plan.Plan
+  mask: Callable[[Box, Box], np.ndarray] | None
+  output: Path
+  targets: tuple[tuple[str, Path, str | None], ...]
+  record: dict[str, Any]
+
+  @property
+  def folder(self) -> Path:
+    path = self.targets[0][1]
+    return path.with_name(f'.{path.name}.partial')
+
+  @property
+  def record_path(self) -> Path:
+    path = self.targets[0][1]
+    return path.with_name(f'{path.name}.json')
+
+  @property
+  def as_is(self) -> bool:
+    """Whether blocks are voxels of the output, not of a resampled volume."""
+    return not isinstance(self.volume, resampled.Resampled)
+
+  def store(self, number: int) -> tuple[Path, str]:
+    """Where blocks are gathered, and in which form: that of the output if it has chunks."""
+    writer = self.targets[number][2]
+    direct = self.as_is and writer in writers.STORES
+    return self.folder / str(number), writer if direct else 'zarr'
+
+
+def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
+  """Opens the input and lays out blocks; reads no voxels and writes nothing.
+
+  Raises:
+    ConfigError, DataError: the source cannot be read, or predict.roi or mask does not fit it.
+    OutputError: the output has an extension of another format.
+  """
+  config = predictor.config
+  options = config.predict
+  given, volume = open_input(predictor, source)
+  cache = 0 if volume.cheap_boxes else int(config.data.cache_gb * 1e9)
+  split = pairs.Split.of_images(volume, cache_bytes=cache)
+  joined = len(config.data.patch) == 3 or config.data.neighbours > 0
+  group = blocks.groups(split, 3)[0] if joined else tuple(range(len(split)))
+  plan = block_plan.make_plan(
+    blocks.shape(split, group),
+    tile=tile_size(config),
+    overlap=options.overlap,
+    # Sums and their share of the result; the image of this block and of the next.
+    voxel_bytes=8 * (len(config.task.classes) + channels(predictor)),
+    memory=_memory(),
+    chunk=array_writers.CHUNK,
+    block=options.block,
+    roi=block_plan.parse_roi(options.roi) if options.roi else None,
+  )
+  if options.roi:
+    if volume is not given:
+      raise ConfigError(
+        'predict.roi: cannot be used together with data.voxel_size, its voxels would be ambiguous'
+      )
+    given = cropped.Cropped(volume, plan.start, plan.stop)
+  suffixes = ['', *(f'_prob_{name}' for name in config.task.classes if options.probabilities)]
+  targets = [(s, *writers.target_of(given, output, suffix=s)) for s in suffixes]
+  record = {
+    'input': _describe_input(volume),
+    'network': _fingerprint(predictor),
+    'geometry': plan.to_json(),
+    'mask': options.mask,
+    'blend': options.blend,
+    'probabilities': options.probabilities,
+    'values': file_values(config).tolist(),
+  }
+  mask = _open_mask(options.mask, volume) if options.mask else None
+  return Job(volume, given, split, group, plan, mask, output, tuple(targets), record)
+
+
+def _open_mask(path: str, volume: volumes.Volume) -> Callable[[Box, Box], np.ndarray]:
+  mask = volumes.open_volume(path, palette='index')
+  shape, own = ((len(v), *v.section_shape(0)) for v in (volume, mask))
+  if shape != own:
+    raise DataError(
+      f'{path}: the mask is {format_size(own)} (z y x), the volume is {format_size(shape)}'
+    )
+
+  def read(start: Box, size: Box) -> np.ndarray:
+    stop = tuple(a + n for a, n in zip(start, size, strict=True))
+    return mask.box(tuple(start), stop) != 0
+
+  return read
+
+
+def _memory() -> int:
+  """What a block may take, bytes: a quarter of the device's memory, on CPUs an eighth."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and 'bytes_limit' in stats:
+    return stats['bytes_limit'] // 4
+  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 8
+
+
+def _describe_input(volume: volumes.Volume) -> dict[str, Any]:
+  """Path, size and type; of files also when they were changed."""
+  stats = [Path(file).stat() for file in volume.files]
+  return {
+    'path': volume.path,
+    'shape': [len(volume), *volume.section_shape(0)],
+    'dtype': volume.dtype.name,
+    'bytes': sum(s.st_size for s in stats),
+    'changed': max((s.st_mtime_ns for s in stats), default=None),
+  }
+
+
+def _fingerprint(predictor: Predictor) -> dict[str, Any]:
+  config, meta = predictor.config, predictor.meta
+  return {
+    'step': None if meta is None else meta.step,
+    'arrays': hashlib.sha256(str(predictor.digests()).encode()).hexdigest(),
+    'model': config.model.model_dump(mode='json'),
+    'normalisation': predictor.normalisation.to_json(),
+    'neighbours': config.data.neighbours,
+    'voxel_size': config.data.voxel_size,
+  }
+
+
+def describe(predictor: Predictor, source: str | Path, output: Path) -> str:
+  """What a prediction would do, and about how long it would take; writes nothing.
+
+  Raises:
+    ConfigError, DataError, OutputError: as `plan_job`.
+  """
+  job = plan_job(predictor, source, output)
+  plan, classes = job.plan, len(predictor.config.task.classes)
+  tiles = sum(len(block.tiles) for block in plan.blocks())
+  batches = sum(-(-len(block.tiles) // predictor.batch_size) for block in plan.blocks())
+  tile = plan.tile[1:] if len(predictor.config.data.patch) == 2 else plan.tile
+  image = np.zeros((predictor.batch_size, *tile, channels(predictor)), np.float32)
+  jax.block_until_ready(predictor.apply(image))  # compiles
+  began = time.perf_counter()
+  jax.block_until_ready(predictor.apply(image))
+  seconds = batches * (time.perf_counter() - began)
+  voxels = math.prod(plan.shape)
+  held = math.prod(plan.extent)
+  return '\n'.join(
+    (
+      f'output      {format_size(plan.shape)}, {voxels / 1e9:.4g} Gvoxel, {job.targets[0][1]}',
+      f'blocks      {len(plan)} of {format_size(plan.block)}',
+      f'tiles       {tiles} of {format_size(plan.tile)}, {plan.effort:.2f} times the fewest',
+      f'memory      {held * classes * 8 / 1e9:.3g} GB for the probabilities of a block, '
+      f'{held * channels(predictor) * 8 / 1e9:.3g} GB for the image of two',
+      f'time        about {seconds / 3600:.2g} h, {voxels / seconds / 1e6:.3g} Mvoxel/s',
+    )
+  )
+
+
+def channels(predictor: Predictor) -> int:
+  """Of the image that the network sees."""
+  return predictor.normalisation.channels * (1 + 2 * predictor.config.data.neighbours)
+
+
+def format_size(shape: Sequence[int]) -> str:
+  """'2 x 3 x 4'."""
+  return ' x '.join(map(str, shape))

@@ -1,0 +1,198 @@
+"""Prediction of volumes block by block, with resume: from a file to files of the same form.
+
+While it runs, `.NAME.partial` beside the output holds the blocks so far and a manifest of them.
+When all are there they become the output, and `NAME.json` beside it says what it was made from; the
+same command then has nothing left to do.
+"""
+
+import fcntl
+import functools
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from emseg_jax import block_predict, config_io
+from emseg_jax.block_job import Job, channels, plan_job
+from emseg_jax.data import (
+  array_writers,
+  blocks,
+  recognise,
+  resampled,
+  volumes,
+  writers,
+)
+from emseg_jax.errors import OutputError
+from emseg_jax.manifest import Manifest
+from emseg_jax.predict import Predictor, file_values
+
+__all__ = ['predict_volume']
+
+LOGGER = logging.getLogger(__name__)
+Box = Sequence[int]
+
+
+def predict_volume(
+  predictor: Predictor,
+  source: str | Path,
+  output: Path,
+  *,
+  part: tuple[int, int] = (0, 1),
+  should_stop: Callable[[], bool] | None = None,
+) -> list[Path]:
+  """Segments a volume into one of the same kind, or of the kind of the output's extension.
+
+  Labels carry the values of the training labels; with predict.probabilities every class also gets a
+  map `OUTPUT_prob_CLASS`. An interrupted prediction is gone on with by the same call.
+
+  Args:
+    predictor: a loaded predictor.
+    source: what `volumes.open_volume` reads.
+    output: file or folder to write.
+    part: (i, n) computes the i-th of n shares of the blocks; whoever completes them writes the
+      output.
+    should_stop: asked between batches of tiles.
+
+  Returns:
+    The paths written, labels first; none while other parts are missing.
+
+  Raises:
+    ConfigError, DataError: the source cannot be read, or box, mask or type do not fit.
+    Interrupted: `should_stop` said so; finished blocks are kept.
+    OutputError: the output cannot be written, or an unfinished one is of another computation.
+  """
+  job = plan_job(predictor, source, output)
+  paths = [path for _, path, _ in job.targets]
+  if _is_complete(job):
+    LOGGER.info('%s: is complete, 0 blocks to predict', paths[0])
+    return paths
+  for _, path, writer in job.targets:
+    if not _is_moved(job, path):
+      writers.check_target(job.given, path, writer)
+  manifest = Manifest(job.folder, job.record, part=part[0])
+  count = len(job.plan)
+  own = range(count * part[0] // part[1], count * (part[0] + 1) // part[1])
+  todo = sorted(set(own) - manifest.finished())
+  LOGGER.info('%s: %d of %d blocks to predict', source, len(todo), len(own))
+  if todo:
+    work = _work(predictor, job)
+    block_predict.predict_blocks(
+      job.plan, work, numbers=todo, on_block=manifest.add, should_stop=should_stop
+    )
+  missing = count - len(manifest.finished())
+  if missing:
+    LOGGER.info('%s: %d blocks of other parts are missing', paths[0], missing)
+    return []
+  return paths if _finish(job) else []
+
+
+def _work(predictor: Predictor, job: Job) -> block_predict.Work:
+  config, plan = predictor.config, job.plan
+  options = config.predict
+  values = file_values(config)
+  shape, size = plan.shape, job.given.voxel_size_zyx or (None, None, None)
+  dataset = recognise.split_dataset(str(job.output))[1]
+  outputs = []
+  for number, (suffix, _, _) in enumerate(job.targets):
+    path, form = job.store(number)
+    dtype = values.dtype if not suffix else np.dtype(options.probabilities)
+    outputs.append(
+      array_writers.WRITERS[form](
+        path, shape, dtype, voxel_size_zyx=size, dataset=dataset, labels=not suffix
+      )
+    )
+
+  def write(start: Box, labels: np.ndarray, maps: np.ndarray | None) -> None:
+    outputs[0].put_box(start, values[labels])
+    for k, one in enumerate(outputs[1:]):
+      one.put_box(start, maps[..., k])
+
+  return block_predict.Work(
+    read=functools.partial(
+      _read_image, job.split, predictor.normalisation, job.group, config.data.neighbours
+    ),
+    apply=predictor.apply,
+    decide=functools.partial(_decide, multilabel=config.task.multilabel),
+    write=write,
+    mask=job.mask,
+    flat=len(config.data.patch) == 2,
+    channels=channels(predictor),
+    num_maps=len(config.task.classes),
+    batch_size=predictor.batch_size,
+    blend=options.blend,
+    scaled=options.probabilities,
+  )
+
+
+def _read_image(split, normalisation, group, neighbours, origin: Box, size: Box) -> np.ndarray:
+  return blocks.read_image(split, normalisation, group, origin, size, neighbours=neighbours)
+
+
+def _decide(probabilities: jax.Array, *, multilabel: bool) -> jax.Array:
+  """As `predict.label_values`, on the device."""
+  if multilabel:
+    return jnp.packbits(probabilities > 0.5, axis=-1, bitorder='little')[..., 0]
+  return jnp.argmax(probabilities, axis=-1).astype(jnp.uint8)
+
+
+def _is_complete(job: Job) -> bool:
+  try:
+    found = json.loads(job.record_path.read_text(encoding='utf-8'))
+  except (OSError, ValueError):
+    return False
+  there = all(path.exists() for _, path, _ in job.targets)
+  return there and found == json.loads(json.dumps(job.record))
+
+
+def _is_moved(job: Job, path: Path) -> bool:
+  """Whether an earlier call was stopped while it made the output, after this file."""
+  number = [p for _, p, _ in job.targets].index(path)
+  return path.exists() and job.folder.exists() and not job.store(number)[0].exists()
+
+
+def _finish(job: Job) -> bool:
+  """Makes the output of the blocks; False if another process is doing so."""
+  with open(job.folder / 'finishing', 'w', encoding='ascii') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      LOGGER.info('%s: is being completed by another process', job.targets[0][1])
+      return False
+    for number, (suffix, path, writer) in enumerate(job.targets):
+      store, form = job.store(number)
+      if not store.exists():  # an earlier call came so far
+        continue
+      if job.as_is and form == writer:
+        _move(store, path)
+      else:
+        sections = _sections(store)
+        if not job.as_is:
+          sections = resampled.back(sections, job.volume, job.given)
+        writers.write_like(job.given, job.output, sections, suffix=suffix)
+        shutil.rmtree(store)
+  config_io.write_text(job.record_path, json.dumps(job.record, indent=2) + '\n')
+  shutil.rmtree(job.folder)
+  return True
+
+
+def _sections(store: Path) -> Iterator[np.ndarray]:
+  """Of a finished store of blocks, a layer of chunks at a time."""
+  volume = volumes.open_volume(store, palette='index')
+  depth, height, width = len(volume), *volume.section_shape(0)
+  for z in range(0, depth, array_writers.CHUNK):
+    yield from volume.box((z, 0, 0), (min(z + array_writers.CHUNK, depth), height, width))
+
+
+def _move(store: Path, path: Path) -> None:
+  try:
+    if path.is_dir():
+      path.rmdir()  # empty, as checked
+    os.replace(store, path)
+  except OSError as error:
+    raise OutputError(f'{path}: cannot be written: {error.strerror}') from error
