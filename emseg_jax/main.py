@@ -290,7 +290,7 @@ def _prepare_devices(config: Config, group: processes.Group | None = None) -> No
 
   if config.run.compile_cache:
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.run.compile_cache))
-  processes.join(group)
+  processes.join(group, lost_after=config.run.lost_after)
   if group is not None and not processes.is_first():
     LOGGER.setLevel(logging.WARNING)  # the first one says it all
   if os.path.exists('/proc/driver/nvidia/version') and jax.default_backend() == 'cpu':

@@ -15,7 +15,6 @@ from emseg_jax.errors import ConfigError, DeviceError
 __all__ = ['Group', 'barrier', 'find_group', 'is_first', 'join', 'share']
 
 VARIABLES = ('EMSEG_COORDINATOR', 'EMSEG_NUM_PROCESSES', 'EMSEG_PROCESS_ID')
-HEARTBEAT_SECONDS = 30  # after which silence means that a process is gone
 DETECTED = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
 
 
@@ -75,11 +74,12 @@ def _checked(values: tuple, names: tuple[str, ...]) -> Group | None:
   return Group(coordinator, count, index) if count > 1 else None
 
 
-def join(group: Group | None, *, timeout: int = 300) -> None:
+def join(group: Group | None, *, lost_after: int, timeout: int = 300) -> None:
   """Meets the other processes; to be called before any device is used.
 
   Args:
     group: of `find_group`; None does nothing.
+    lost_after: seconds of silence of a process after which the others end.
     timeout: seconds to wait for the others.
 
   Raises:
@@ -97,7 +97,7 @@ def join(group: Group | None, *, timeout: int = 300) -> None:
       group.count,
       group.index,
       initialization_timeout=timeout,
-      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      heartbeat_timeout_seconds=lost_after,
     )
   except (RuntimeError, ValueError) as error:
     reason = str(error).strip().splitlines()[0][:300]

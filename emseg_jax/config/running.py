@@ -81,4 +81,7 @@ class Run(Section):
   target_cache: str | None = Field(
     '~/.cache/emseg_jax/targets', description='folder of computed targets; None: off'
   )
+  lost_after: Annotated[int, Field(ge=5)] = Field(
+    30, description='of several processes: seconds of silence after which one counts as lost'
+  )
   deterministic: bool = Field(False, description='bit-reproducible GPU runs, slower; CPUs are')

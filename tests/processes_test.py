@@ -1,0 +1,198 @@
+"""Several real processes: found, trained with, stopped, lost; equal to one process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import conftest
+import numpy as np
+import pytest
+import support
+
+from emseg_jax import processes
+from emseg_jax.errors import ConfigError
+from emseg_jax.processes import Group
+
+LAUNCHER = support.ROOT / 'launch' / 'local.py'
+TINY = (
+  '--config=tiny',
+  *support.SMALL_NETWORK,
+  '--config.train.steps=12',
+  '--config.train.log_every=3',
+  '--config.train.eval_every=6',
+  '--config.train.checkpoint_every=3',
+  '--config.predict.tile=(32,32)',
+  '--config.run.report=false',
+  '--config.run.tensorboard=false',
+)
+
+
+def launch(workdir, *more, count=2, own=()):
+  environment = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count=1 {conftest.COMPILE_FLAGS}',
+    'PYTHONPATH': str(support.ROOT),
+  }
+  cache = f'--config.run.compile_cache={conftest.COMPILE_CACHE}'
+  flags = [*TINY, *more, f'--workdir={workdir}', cache]
+  return subprocess.Popen(
+    [sys.executable, str(LAUNCHER), f'--processes={count}', *own, '--', *flags],
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(process):
+  output = process.communicate(timeout=300)[0]
+  return process.returncode, output
+
+
+def wait_for(path, process):
+  while not path.exists():
+    assert process.poll() is None, process.communicate()[0]
+    time.sleep(0.05)
+
+
+def children(process):
+  """Process numbers of what the launcher started, by rank."""
+  folder = f'/proc/{process.pid}/task/{process.pid}/children'
+  with open(folder, encoding='ascii') as file:
+    return [int(number) for number in file.read().split()]
+
+
+def scores(workdir):
+  return json.loads((workdir / 'evaluation' / 'validation.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  """One process with two devices: the same global batch, split in two."""
+  workdir = tmp_path_factory.mktemp('alone')
+  process = support.start_main(*TINY, f'--workdir={workdir}', devices=2)
+  assert process.wait() == 0, process.communicate()[0]
+  return workdir
+
+
+def assert_same_training(workdir, reference):
+  """The sums of two processes may be in another order than those of two devices."""
+  ours, theirs = map(support.records_without_clocks, (workdir, reference))
+  assert [r['step'] for r in ours] == [r['step'] for r in theirs]
+  for a, b in zip(ours, theirs, strict=True):
+    for name in a.keys() & b.keys():
+      assert a[name] == pytest.approx(b[name], rel=2e-3, abs=1e-5), (a['step'], name)
+  found, expected = (np.array(scores(w)['confusion']) for w in (workdir, reference))
+  assert found.sum() == expected.sum()
+  assert np.abs(found - expected).sum() < 0.01 * expected.sum()
+
+
+@pytest.mark.parametrize('count', [2, pytest.param(4, marks=pytest.mark.long)])
+def test_processes_train_and_score_as_one_does(tmp_path, alone, count):
+  code, output = finish(launch(tmp_path, count=count))
+  assert code == 0, output
+  assert_same_training(tmp_path, alone)
+  assert output.count('-> ') == 1, output  # one of them writes, and says so
+  assert '[local] done' in output
+
+
+def test_one_process_goes_on_where_two_were_told_to_stop(tmp_path):
+  process = launch(tmp_path, '--config.train.steps=2000')
+  wait_for(tmp_path / 'checkpoints' / '00000003', process)
+  process.send_signal(signal.SIGTERM)
+  code, output = finish(process)
+  assert code == 75, output
+  assert 'interrupted and saved' in output
+  stopped = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit())
+  again = support.start_main(*TINY, f'--workdir={tmp_path}', '--config.train.steps=2000')
+  found = next(line for line in again.stdout if 'Resuming at step' in line)
+  again.kill()
+  again.communicate()
+  assert f'Resuming at step {stopped}.' in found
+
+
+def test_a_killed_process_ends_the_others_and_all_start_again(tmp_path, alone):
+  process = launch(tmp_path)
+  wait_for(tmp_path / 'checkpoints' / '00000003', process)
+  os.kill(children(process)[1], signal.SIGKILL)
+  code, output = finish(process)
+  assert code == 0, output
+  assert '[local] process 1 was lost (killed by SIGKILL); the others were ended' in output
+  assert_same_training(tmp_path, alone)
+
+
+def test_wrong_input_is_not_tried_again(tmp_path):
+  code, output = finish(launch(tmp_path, '--config.train.batch_size=3'))
+  assert code == 2, output
+  assert 'starting again' not in output
+
+
+# ---- how they find each other -------------------------------------------------------------------
+
+
+def test_flags_go_before_the_environment():
+  environment = {
+    'EMSEG_COORDINATOR': 'a:1',
+    'EMSEG_NUM_PROCESSES': '4',
+    'EMSEG_PROCESS_ID': '3',
+    'SLURM_NTASKS': '8',
+  }
+  assert processes.find_group(environment=environment) == Group('a:1', 4, 3)
+  found = processes.find_group(coordinator='b:2', count=2, index=0, environment=environment)
+  assert found == Group('b:2', 2, 0)
+
+
+@pytest.mark.parametrize('environment', [{}, {'SLURM_NTASKS': '1'}])
+def test_a_single_process_needs_no_group(environment):
+  assert processes.find_group(environment=environment) is None
+  assert processes.find_group(coordinator='a:1', count=1, index=0, environment={}) is None
+
+
+@pytest.mark.parametrize('name', ['SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'])
+def test_what_jax_knows_itself_is_left_to_it(name):
+  assert processes.find_group(environment={name: '2'}) == Group(None, None, None)
+
+
+@pytest.mark.parametrize(
+  ('environment', 'message'),
+  [
+    ({'EMSEG_NUM_PROCESSES': '2'}, 'EMSEG_COORDINATOR: is missing'),
+    ({'EMSEG_COORDINATOR': 'a:1', 'EMSEG_NUM_PROCESSES': '2'}, 'EMSEG_PROCESS_ID: is missing'),
+    (
+      {'EMSEG_COORDINATOR': 'a', 'EMSEG_NUM_PROCESSES': '2', 'EMSEG_PROCESS_ID': '0'},
+      'EMSEG_COORDINATOR=a: must be host:port',
+    ),
+    (
+      {'EMSEG_COORDINATOR': 'a:1', 'EMSEG_NUM_PROCESSES': '2', 'EMSEG_PROCESS_ID': '2'},
+      'EMSEG_PROCESS_ID=2: must be 0 to 1',
+    ),
+    (
+      {'EMSEG_COORDINATOR': 'a:1', 'EMSEG_NUM_PROCESSES': 'two', 'EMSEG_PROCESS_ID': '0'},
+      'must be whole numbers',
+    ),
+  ],
+)
+def test_what_is_missing_or_wrong_is_named(environment, message):
+  with pytest.raises(ConfigError, match=message):
+    processes.find_group(environment=environment)
+
+
+@pytest.mark.parametrize(
+  ('environment', 'expected'),
+  [
+    ({}, (0, 1)),
+    ({'SLURM_PROCID': '2', 'SLURM_NTASKS': '4'}, (2, 4)),
+    ({'SLURM_ARRAY_TASK_ID': '5', 'SLURM_ARRAY_TASK_COUNT': '6', 'SLURM_PROCID': '0'}, (5, 6)),
+    ({'OMPI_COMM_WORLD_RANK': '1', 'OMPI_COMM_WORLD_SIZE': '2'}, (1, 2)),
+  ],
+)
+def test_shares_of_a_volume_follow_the_tasks(environment, expected):
+  assert processes.share(None, environment=environment) == expected
+
+
+def test_the_group_says_the_share_first():
+  environment = {'SLURM_PROCID': '2', 'SLURM_NTASKS': '4'}
+  assert processes.share(Group('a:1', 3, 1), environment=environment) == (1, 3)
