@@ -4,19 +4,23 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long parity lint format clean
+.PHONY: demo test test-long test-slurm parity lint format clean
 
 demo: $(STAMP)
 	$(BIN)/python -m emseg_jax.demo $(DEMO)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not long and not parity" -n 2 --dist loadfile --ignore=tests/models
-	EMSEG_TEST_QUICK_COMPILE=1 $(BIN)/python -m pytest -m "not long and not parity" -n 2 --dist loadfile tests/models
+	$(BIN)/python -m pytest -m "not long and not parity and not slurm" -n 2 --dist loadfile --ignore=tests/models
+	EMSEG_TEST_QUICK_COMPILE=1 $(BIN)/python -m pytest -m "not long and not parity and not slurm" -n 2 --dist loadfile tests/models
 
 # Against PyTorch, torchvision, timm and Keras, which the package itself does not need.
 parity: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable ".[dev,parity]"
 	$(BIN)/python -m pytest -m parity -n 2 --dist loadfile
+
+# launch/slurm.sbatch on a real SLURM: root, and apt-get install slurm-wlm munge.
+test-slurm: $(STAMP)
+	$(BIN)/python -m pytest -m slurm -s
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long -s

@@ -15,7 +15,8 @@ from emseg_jax.errors import ConfigError, DeviceError
 __all__ = ['Group', 'barrier', 'find_group', 'is_first', 'join', 'share']
 
 VARIABLES = ('EMSEG_COORDINATOR', 'EMSEG_NUM_PROCESSES', 'EMSEG_PROCESS_ID')
-DETECTED = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
+# Of what srun starts; in the script of a job itself SLURM_NTASKS is set, too.
+DETECTED = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ def share(group: Group | None, *, environment: Mapping[str, str] = os.environ) -
   if group is not None and group.index is not None:
     return group.index, group.count
   for index, count in (
-    ('SLURM_PROCID', 'SLURM_NTASKS'),
+    ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'),
     ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
     ('SLURM_ARRAY_TASK_ID', 'SLURM_ARRAY_TASK_COUNT'),
   ):

@@ -116,6 +116,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path, capsys):
   _says(capsys, 'OutputError', 'file/run')
 
 
+@pytest.mark.long
 def test_a_full_disk_while_saving(tmp_path):
   """A limit on the size of any file stands in for a full disk: the write fails the same way."""
 

@@ -70,7 +70,10 @@ def test_the_labels_are_those_of_the_sections_one_by_one(folder, whole):
   assert len(np.unique(whole[0])) > 1
 
 
-@pytest.mark.parametrize('name', ['b.tif', 'b.zarr', 'b.h5', 'b.mrc', 'b.n5', 'b.precomputed'])
+OTHERS = [pytest.param(f'b.{form}', marks=pytest.mark.long) for form in ('h5', 'mrc', 'n5')]
+
+
+@pytest.mark.parametrize('name', ['b.tif', 'b.zarr', 'b.precomputed', *OTHERS])
 def test_blocks_make_the_same_volume_in_every_format(folder, whole, tmp_path, name):
   more = [BLOCKS, '--config.predict.probabilities=uint8']
   assert predict(folder, tmp_path / name, *more) == 0

@@ -99,10 +99,11 @@ def test_processes_train_and_score_as_one_does(tmp_path, alone, count):
   assert '[local] done' in output
 
 
-def test_one_process_goes_on_where_two_were_told_to_stop(tmp_path):
+@pytest.mark.parametrize('told', ['one', pytest.param('launcher', marks=pytest.mark.long)])
+def test_one_process_goes_on_where_two_were_told_to_stop(tmp_path, told):
   process = launch(tmp_path, '--config.train.steps=2000')
   wait_for(tmp_path / 'checkpoints' / '00000003', process)
-  process.send_signal(signal.SIGTERM)
+  os.kill(children(process)[1] if told == 'one' else process.pid, signal.SIGTERM)
   code, output = finish(process)
   assert code == 75, output
   assert 'interrupted and saved' in output
@@ -138,20 +139,20 @@ def test_flags_go_before_the_environment():
     'EMSEG_COORDINATOR': 'a:1',
     'EMSEG_NUM_PROCESSES': '4',
     'EMSEG_PROCESS_ID': '3',
-    'SLURM_NTASKS': '8',
+    'SLURM_STEP_NUM_TASKS': '8',
   }
   assert processes.find_group(environment=environment) == Group('a:1', 4, 3)
   found = processes.find_group(coordinator='b:2', count=2, index=0, environment=environment)
   assert found == Group('b:2', 2, 0)
 
 
-@pytest.mark.parametrize('environment', [{}, {'SLURM_NTASKS': '1'}])
+@pytest.mark.parametrize('environment', [{}, {'SLURM_STEP_NUM_TASKS': '1'}])
 def test_a_single_process_needs_no_group(environment):
   assert processes.find_group(environment=environment) is None
   assert processes.find_group(coordinator='a:1', count=1, index=0, environment={}) is None
 
 
-@pytest.mark.parametrize('name', ['SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'])
+@pytest.mark.parametrize('name', ['SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'])
 def test_what_jax_knows_itself_is_left_to_it(name):
   assert processes.find_group(environment={name: '2'}) == Group(None, None, None)
 
@@ -184,7 +185,7 @@ def test_what_is_missing_or_wrong_is_named(environment, message):
   ('environment', 'expected'),
   [
     ({}, (0, 1)),
-    ({'SLURM_PROCID': '2', 'SLURM_NTASKS': '4'}, (2, 4)),
+    ({'SLURM_PROCID': '2', 'SLURM_STEP_NUM_TASKS': '4'}, (2, 4)),
     ({'SLURM_ARRAY_TASK_ID': '5', 'SLURM_ARRAY_TASK_COUNT': '6', 'SLURM_PROCID': '0'}, (5, 6)),
     ({'OMPI_COMM_WORLD_RANK': '1', 'OMPI_COMM_WORLD_SIZE': '2'}, (1, 2)),
   ],
@@ -194,5 +195,5 @@ def test_shares_of_a_volume_follow_the_tasks(environment, expected):
 
 
 def test_the_group_says_the_share_first():
-  environment = {'SLURM_PROCID': '2', 'SLURM_NTASKS': '4'}
+  environment = {'SLURM_PROCID': '2', 'SLURM_STEP_NUM_TASKS': '4'}
   assert processes.share(Group('a:1', 3, 1), environment=environment) == (1, 3)

@@ -120,6 +120,7 @@ def test_killed_while_a_checkpoint_is_being_written(tmp_path, reference):
   _assert_same_run(workdir, reference)
 
 
+@pytest.mark.long
 def test_killed_during_an_evaluation(tmp_path, reference):
   workdir = tmp_path / 'run'
   process = _start(workdir)

@@ -9,7 +9,7 @@ import pytest
 import tensorstore
 import zarr
 
-from emseg_jax.data import volumes, writers
+from emseg_jax.data import array_writers, volumes, writers
 from emseg_jax.errors import OutputError
 
 SIZE = (30.0, 5.0, 4.0)  # z, y, x in nm
@@ -124,3 +124,21 @@ def test_a_store_that_holds_something_is_not_written_into(tmp_path):
   with pytest.raises(OutputError, match=r'out\.zarr: is not empty'):
     writers.write_like(reference(), path, iter(LABELS))
   assert sorted(path.rglob('*')) == before
+
+
+@pytest.mark.parametrize('form', ['zarr', 'zarr3', 'n5', 'precomputed'])
+def test_stores_take_boxes_in_any_order_and_are_gone_on_with(tmp_path, form):
+  values = np.arange(70 * 80 * 90, dtype=np.uint16).reshape(70, 80, 90)
+  boxes = [(64, 64, 64), (0, 0, 0), (64, 0, 0), (0, 64, 64), (0, 0, 64), (0, 64, 0)]
+  options = {'voxel_size_zyx': (4.0, 2.0, 2.0), 'dataset': None, 'labels': True}
+  for some in (boxes[:3], boxes[3:]):  # the second time as after a restart
+    writer = array_writers.WRITERS[form](tmp_path / 'store', values.shape, values.dtype, **options)
+    for z, y, x in some:
+      writer.put_box((z, y, x), values[z : z + 64, y : y + 64, x : x + 64])
+  address = f'precomputed://{tmp_path}/store' if form == 'precomputed' else tmp_path / 'store'
+  found = volumes.open_volume(address)[:]
+  expected = np.zeros_like(values)
+  for z, y, x in boxes:
+    place = (slice(z, z + 64), slice(y, y + 64), slice(x, x + 64))
+    expected[place] = values[place]
+  np.testing.assert_array_equal(found, expected)
