@@ -109,7 +109,8 @@ def evaluate(
     predictor,
     data,
     extra_metrics=config.eval.metrics,
-    should_stop=should_stop,
+    # Several processes could not agree on a tile to stop at.
+    should_stop=should_stop if processes.is_alone() else None,
     on_prediction=write if processes.is_first() else None,
   )
   path = folder / 'evaluation' / f'{split}.json'

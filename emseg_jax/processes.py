@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from emseg_jax.errors import ConfigError, DeviceError
 
-__all__ = ['Group', 'barrier', 'find_group', 'is_first', 'join', 'share']
+__all__ = ['Group', 'barrier', 'find_group', 'is_alone', 'is_first', 'join', 'share']
 
 VARIABLES = ('EMSEG_COORDINATOR', 'EMSEG_NUM_PROCESSES', 'EMSEG_PROCESS_ID')
 # Of what srun starts; in the script of a job itself SLURM_NTASKS is set, too.
@@ -132,11 +132,16 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-  """Waits until all processes are here."""
+def is_alone() -> bool:
+  """Whether there is only one process, which may then act without asking others."""
   import jax
 
-  if jax.process_count() > 1:
+  return jax.process_count() == 1
+
+
+def barrier(name: str) -> None:
+  """Waits until all processes are here."""
+  if not is_alone():
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(name)

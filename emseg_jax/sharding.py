@@ -39,6 +39,11 @@ def make_mesh(options: config_lib.Mesh, *, batch_size: int | None = None) -> Mes
       f'mesh.data={data} x mesh.space={options.space}: needs {data * options.space} devices, '
       f'there are {count}'
     )
+  if data * options.space < count and jax.process_count() > 1:
+    raise DeviceError(
+      f'mesh.data={data} x mesh.space={options.space}: several processes use all of their {count} '
+      'devices; set mesh.data to -1'
+    )
   if batch_size is not None and batch_size % data:
     raise DeviceError(
       f'train.batch_size={batch_size}: is not a multiple of mesh.data={data}; choose one, or set '

@@ -108,7 +108,7 @@ class _Loop:
     self._setup, self._config = setup, setup.config
     self._checkpoints, self._validation = checkpoints, splits['validation']
     self._should_stop = should_stop
-    self._alone = jax.process_count() == 1
+    self._alone = processes.is_alone()
     self._agreed_to_stop = False  # all processes, in a step that each has seen
     self._state, self._meta = state, meta
     self._saved_step = meta.step

@@ -103,3 +103,9 @@ def test_a_mean_over_a_split_batch_is_the_mean_of_the_whole():
   rows = np.arange(16, dtype=np.float32)
   placed = sharding.put_batch({'x': rows}, mesh)['x']
   assert float(jax.jit(jnp.mean)(placed)) == 7.5  # (0 + 15) / 2
+
+
+def test_several_processes_use_all_devices(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(DeviceError, match='several processes use all of their 8 devices'):
+    sharding.make_mesh(config.Mesh(data=2))
