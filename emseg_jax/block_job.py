@@ -1,6 +1,7 @@
 """What a block-wise prediction reads, computes and writes: settled before anything is computed."""
 
 import dataclasses
+import datetime
 import hashlib
 import math
 import os
@@ -198,7 +199,8 @@ def describe(predictor: Predictor, source: str | Path, output: Path) -> str:
       f'tiles       {tiles} of {format_size(plan.tile)}, {plan.effort:.2f} times the fewest',
       f'memory      {held * classes * 8 / 1e9:.3g} GB for the probabilities of a block, '
       f'{held * channels(predictor) * 8 / 1e9:.3g} GB for the image of two',
-      f'time        about {seconds / 3600:.2g} h, {voxels / seconds / 1e6:.3g} Mvoxel/s',
+      f'time        about {datetime.timedelta(seconds=round(seconds))}, '
+      f'{voxels / seconds / 1e6:.3g} Mvoxel/s',
     )
   )
 

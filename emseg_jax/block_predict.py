@@ -6,6 +6,7 @@ where these are wanted, on the device. A block that is on disk is never computed
 
 import concurrent.futures
 import dataclasses
+import datetime
 import functools
 import logging
 import time
@@ -228,16 +229,9 @@ class _Progress:
   def log(self, block: Block) -> None:
     self._done, self._count = self._done + _voxels(block), self._count + 1
     speed = self._done / max(time.monotonic() - self._began, 1e-9)
-    left = round((self._total - self._done) / speed)
-    LOGGER.info(
-      'Block %d of %d, %.3g Mvoxel/s, %d:%02d:%02d left',
-      self._count,
-      self._blocks,
-      speed / 1e6,
-      left // 3600,
-      left // 60 % 60,
-      left % 60,
-    )
+    left = datetime.timedelta(seconds=round((self._total - self._done) / speed))
+    speed /= 1e6
+    LOGGER.info('Block %d of %d, %.3g Mvoxel/s, %s left', self._count, self._blocks, speed, left)
 
 
 def _voxels(block: Block) -> int:
