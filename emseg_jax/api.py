@@ -14,12 +14,11 @@ import numpy as np
 
 from emseg_jax import (
   block_job,
-  config_io,
   experiment,
+  predict_images,
   predict_volume,
   processes,
   trainer,
-  workdir,
 )
 from emseg_jax import config as config_lib
 from emseg_jax import evaluate as evaluate_lib
@@ -94,7 +93,6 @@ def evaluate(
   Raises:
     EmsegError: checkpoint, data or output cannot be used.
   """
-  _check_same_network(config, folder)
   split = split or config.eval.split
   sources = getattr(config.data, split)
   if not sources:
@@ -113,9 +111,9 @@ def evaluate(
     should_stop=should_stop if processes.is_alone() else None,
     on_prediction=write if processes.is_first() else None,
   )
-  path = folder / 'evaluation' / f'{split}.json'
   if not processes.is_first():
     return result
+  path = folder / 'evaluation' / f'{split}.json'
   evaluate_lib.write_evaluation(result, path, step=predictor.meta.step, split=split)
   LOGGER.info(
     '%s, %d images, step %d\n%s\n-> %s',
@@ -183,7 +181,6 @@ def predict(
   Raises:
     EmsegError: checkpoint, data or output cannot be used.
   """
-  _check_same_network(config, folder)
   predictor = predict_lib.load_predictor(config, folder)
   _, volume = predict_lib.open_input(predictor, source)
   by_blocks = block_job.is_volume(predictor, volume)
@@ -200,7 +197,7 @@ def predict(
       predictor, source, output, part=part, should_stop=should_stop
     )
   else:
-    written = predict_lib.predict_files(predictor, source, output, should_stop=should_stop)
+    written = predict_images.predict_images(predictor, source, output, should_stop=should_stop)
   if written:
     LOGGER.info('-> %s', ', '.join(str(path) for path in written))
   return written
@@ -228,7 +225,6 @@ def fuse(
   """
   predictors = []
   for config, folder in zip(configs, folders, strict=True):
-    _check_same_network(config, folder)
     predictors.append(predict_lib.load_predictor(config, folder))
   path = fuse_lib.fuse_files(predictors, source, output, should_stop=should_stop)
   for value, (config, folder) in enumerate(zip(configs, folders, strict=True), start=1):
@@ -294,24 +290,3 @@ def _case(folder: Path, split: str, data: pairs.Split, image: dict[str, Any]) ->
     weight=(label != pairs.IGNORED).astype(np.float32),
     prediction=np.asarray(Image.open(path)),
   )
-
-
-# What a checkpoint's arrays depend on: evaluation and prediction may not change it.
-_NETWORK_FIELDS = (
-  'data.channels',
-  'data.neighbours',
-  'model.name',
-  'model.options',
-  'optim',
-  'task.activation',
-  'task.classes',
-)
-
-
-def _check_same_network(config: config_lib.Config, folder: Path) -> None:
-  changed = config_io.differences(workdir.read_config(folder), config)
-  network: Sequence[str] = [c for c in changed if c.startswith(_NETWORK_FIELDS)]
-  if network:
-    raise ConfigError(
-      f'--workdir={folder}: its checkpoints belong to another network: {"; ".join(network)}'
-    )

@@ -5,6 +5,7 @@ augmentation is. Rates are over whole steps, compilation excluded.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from emseg_jax import augment, collectives, experiment, flops, losses, sharding, train_step
+from emseg_jax import (
+  augment,
+  collectives,
+  experiment,
+  flops,
+  losses,
+  memory,
+  sharding,
+  train_step,
+)
 from emseg_jax.config import Config
 from emseg_jax.train_state import parameter_count
 
@@ -32,7 +42,7 @@ class Timing:
   steps_per_second: over all of them.
   images_per_second: or volumes.
   tflops: achieved, in 10^12 operations per second over all devices.
-  memory_gb: that the program needs on each device, in 10^9 bytes, as XLA planned it.
+  memory_gb: that the program needs on each device, in 10^9 bytes, as XLA planned it, if it says.
   traffic: what it sends between devices, by kind.
   """
 
@@ -41,7 +51,7 @@ class Timing:
   steps_per_second: float
   images_per_second: float
   tflops: float
-  memory_gb: float
+  memory_gb: float | None
   traffic: dict[str, collectives.Traffic]
 
 
@@ -162,15 +172,14 @@ def _timing(
   compiled: Any, compile_seconds: float, rate: tuple[int, float], size: int, operations: float
 ) -> Timing:
   steps, seconds = rate
-  memory = compiled.memory_analysis()
-  needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+  needed = memory.step_bytes(compiled)
   return Timing(
     compile_seconds=compile_seconds,
     steps=steps,
     steps_per_second=steps / seconds,
     images_per_second=steps * size / seconds,
     tflops=operations * size * steps / seconds / 1e12,
-    memory_gb=(needed - memory.alias_size_in_bytes) / 1e9,
+    memory_gb=None if needed is None else needed / 1e9,
     traffic=collectives.traffic(compiled.as_text()),
   )
 
@@ -193,7 +202,7 @@ def format_text(result: Result) -> str:
   for name, timing in (('train', result.train), ('predict', result.predict)):
     lines.append(
       f'{name:8} {timing.compile_seconds:10.1f} {timing.steps_per_second:10.3g} '
-      f'{timing.images_per_second:10.3g} {timing.tflops:10.3g} {timing.memory_gb:10.3g}'
+      f'{timing.images_per_second:10.3g} {timing.tflops:10.3g} {timing.memory_gb or math.nan:10.3g}'
     )
   for kind, (count, megabytes) in result.train.traffic.items():
     lines.append(f'train: {count} x {kind}, {megabytes:,.1f} MB per device and step')

@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from emseg_jax import block_plan
+from emseg_jax import block_plan, memory, tiling
 from emseg_jax.data import (
   array_writers,
   blocks,
@@ -24,9 +23,9 @@ from emseg_jax.data import (
   writers,
 )
 from emseg_jax.errors import ConfigError, DataError
-from emseg_jax.predict import Predictor, file_values, open_input, tile_size
+from emseg_jax.predict import Predictor, file_values, open_input
 
-__all__ = ['Job', 'channels', 'describe', 'format_size', 'is_volume', 'plan_job']
+__all__ = ['Job', 'describe', 'format_size', 'is_volume', 'plan_job']
 
 Box = Sequence[int]
 
@@ -46,6 +45,7 @@ class Job:
   mask: (start, size) -> bool [z, y, x]; None: everything is predicted.
   output: as the caller gave it, perhaps with the name of a dataset.
   targets: (suffix, path, writer) of the labels and of each probability map.
+  held: what a block and the images of two take on the device, bytes.
   record: all that decides what the output is.
   """
 
@@ -57,6 +57,7 @@ class Job:
   mask: Callable[[Box, Box], np.ndarray] | None
   output: Path
   targets: tuple[tuple[str, Path, str | None], ...]
+  held: int
   record: dict[str, Any]
 
   @property
@@ -95,12 +96,11 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
   split = pairs.Split.of_images(volume, cache_bytes=cache)
   joined = len(config.data.patch) == 3 or config.data.neighbours > 0
   group = blocks.groups(split, 3)[0] if joined else tuple(range(len(split)))
+  # Sums and their share of the result; the image of this block and of the next.
+  voxel_bytes = 8 * (len(config.task.classes) + predictor.channels)
   plan = block_plan.make_plan(
-    blocks.shape(split, group),
-    tile=tile_size(config),
-    overlap=options.overlap,
-    # Sums and their share of the result; the image of this block and of the next.
-    voxel_bytes=8 * (len(config.task.classes) + channels(predictor)),
+    _layout(predictor, blocks.shape(split, group)),
+    voxel_bytes=voxel_bytes,
     memory=_memory(),
     chunk=array_writers.CHUNK,
     block=options.block,
@@ -119,12 +119,27 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
     'network': _fingerprint(predictor),
     'geometry': plan.to_json(),
     'mask': options.mask,
-    'blend': options.blend,
+    'augment': options.augment,
     'probabilities': options.probabilities,
     'values': file_values(config).tolist(),
   }
   mask = _open_mask(options.mask, volume) if options.mask else None
-  return Job(volume, given, split, group, plan, mask, output, tuple(targets), record)
+  held = math.prod(plan.extent) * voxel_bytes
+  return Job(volume, given, split, group, plan, mask, output, tuple(targets), held, record)
+
+
+def _layout(predictor: Predictor, shape: tuple[int, int, int]) -> tiling.Layout:
+  """The tiles of a volume; those of networks for sections have one section."""
+  if len(predictor.config.data.patch) == 3:
+    return predictor.layout(shape)
+  flat = predictor.layout(shape[1:])
+  return dataclasses.replace(
+    flat,
+    shape=shape,
+    tile=(1, *flat.tile),
+    origins=(tuple(range(shape[0])), *flat.origins),
+    halo=(0, *flat.halo),
+  )
 
 
 def _open_mask(path: str, volume: volumes.Volume) -> Callable[[Box, Box], np.ndarray]:
@@ -144,10 +159,10 @@ def _open_mask(path: str, volume: volumes.Volume) -> Callable[[Box, Box], np.nda
 
 def _memory() -> int:
   """What a block may take, bytes: a quarter of the device's memory, on CPUs an eighth."""
-  stats = jax.local_devices()[0].memory_stats()
-  if stats and 'bytes_limit' in stats:
-    return stats['bytes_limit'] // 4
-  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 8
+  limit = memory.device_memory()
+  if limit and jax.default_backend() != 'cpu':
+    return limit // 4
+  return memory.host_memory() // 8
 
 
 def _describe_input(volume: volumes.Volume) -> dict[str, Any]:
@@ -184,8 +199,8 @@ def describe(predictor: Predictor, source: str | Path, output: Path) -> str:
   plan, classes = job.plan, len(predictor.config.task.classes)
   tiles = sum(len(block.tiles) for block in plan.blocks())
   batches = sum(-(-len(block.tiles) // predictor.batch_size) for block in plan.blocks())
-  tile = plan.tile[1:] if len(predictor.config.data.patch) == 2 else plan.tile
-  image = np.zeros((predictor.batch_size, *tile, channels(predictor)), np.float32)
+  tile = plan.tile[-len(predictor.config.data.patch) :]
+  image = np.zeros((predictor.batch_size, *tile, predictor.channels), np.float32)
   jax.block_until_ready(predictor.apply(image))  # compiles
   began = time.perf_counter()
   jax.block_until_ready(predictor.apply(image))
@@ -198,16 +213,11 @@ def describe(predictor: Predictor, source: str | Path, output: Path) -> str:
       f'blocks      {len(plan)} of {format_size(plan.block)}',
       f'tiles       {tiles} of {format_size(plan.tile)}, {plan.effort:.2f} times the fewest',
       f'memory      {held * classes * 8 / 1e9:.3g} GB for the probabilities of a block, '
-      f'{held * channels(predictor) * 8 / 1e9:.3g} GB for the image of two',
+      f'{held * predictor.channels * 8 / 1e9:.3g} GB for the image of two',
       f'time        about {datetime.timedelta(seconds=round(seconds))}, '
       f'{voxels / seconds / 1e6:.3g} Mvoxel/s',
     )
   )
-
-
-def channels(predictor: Predictor) -> int:
-  """Of the image that the network sees."""
-  return predictor.normalisation.channels * (1 + 2 * predictor.config.data.neighbours)
 
 
 def format_size(shape: Sequence[int]) -> str:

@@ -1,15 +1,16 @@
 """How a volume that fits nowhere is predicted block by block: geometry only.
 
-Tiles lie where `tiling.plan` puts them in the whole volume. A block is a box of the output; it is
-computed from all tiles that touch it, so that blocks meet without seams and the result is that of
-the whole volume. Tiles that touch several blocks are computed for each. Positions and sizes are
-(z, y, x), in voxels of the volume; networks for sections have tiles of one section.
+Tiles lie where `tiling.lay_out` puts them in the whole volume. A block is a box of the output; it
+is computed from all tiles that count for it, so that blocks meet without seams and the result is
+that of the whole volume. Tiles that count for several blocks are computed for each. Positions and
+sizes are (z, y, x), in voxels of the volume; networks for sections have tiles of one section.
 """
 
 import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -46,19 +47,19 @@ class Block:
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """Attributes:
-  volume: size of the volume.
+  layout: tiles of the whole volume.
   start, stop: what of it is predicted.
-  tile: size of a tile.
-  origins: where tiles begin, per axis.
   block: size of a block; the last along an axis may be smaller.
   """
 
-  volume: Triple
+  layout: tiling.Layout
   start: Triple
   stop: Triple
-  tile: Triple
-  origins: tuple[tuple[int, ...], ...]
   block: Triple
+
+  @property
+  def tile(self) -> Triple:
+    return self.layout.tile
 
   @property
   def shape(self) -> Triple:
@@ -85,8 +86,8 @@ class Plan:
   def effort(self) -> float:
     """Tiles that are computed, over those that touch the output."""
     rows = [[len(o) for _, _, o in self._along(axis)] for axis in range(3)]
-    axes = zip(self.origins, self.tile, self.start, self.stop, strict=True)
-    needed = [len(_touching(*axis)) for axis in axes]
+    bounds = zip(self.start, self.stop, strict=True)
+    needed = [len(self._touching(axis, *box)) for axis, box in enumerate(bounds)]
     return float(np.prod([sum(r) / n for r, n in zip(rows, needed, strict=True)]))
 
   def blocks(self) -> Iterator[Block]:
@@ -98,50 +99,51 @@ class Plan:
       tiles = itertools.product(*([v - o[0] for v in o] for o in origins))
       yield Block(number, start, stop, origin, tuple(tiles))
 
-  def weights(self, block: Block, blend: tiling.Blend) -> list[np.ndarray]:
-    """Per axis, the sum over the block's tiles of the weights of `tiling.window`, [extent] float32.
+  def weights(self, block: Block) -> list[np.ndarray]:
+    """Per axis, the sum over the block's tiles of `Layout.weights`, [extent] float32.
 
-    The window is a product over axes, and tiles form a grid, so these determine the sum of weights
-    of every voxel. Beyond the tiles it is 1, nothing is divided by 0 there.
+    Weights are a product over axes, and tiles form a grid, so these determine the sum of weights of
+    every voxel. Where nothing counts it is 1, nothing is divided by 0 there.
     """
     sums = []
     for axis, (extent, tile) in enumerate(zip(self.extent, self.tile, strict=True)):
-      total, along = np.zeros(extent, np.float32), tiling.window((tile,), blend)
+      total, origin = np.zeros(extent, np.float32), block.origin[axis]
       for place in sorted({t[axis] for t in block.tiles}):
-        total[place : place + tile] += along
+        total[place : place + tile] += self.layout.weights(axis, origin + place)
       sums.append(np.where(total > 0, total, np.float32(1)))
     return sums
 
-  def to_json(self) -> dict[str, list]:
-    return {key: list(value) for key, value in dataclasses.asdict(self).items()}
+  def to_json(self) -> dict[str, Any]:
+    record = dataclasses.asdict(self)
+    return record.pop('layout') | record
 
   def _along(self, axis: int) -> list[tuple[int, int, tuple[int, ...]]]:
     """Start, stop and origins of the tiles of every block along one axis."""
     found = []
     for start in range(self.start[axis], self.stop[axis], self.block[axis]):
       stop = min(start + self.block[axis], self.stop[axis])
-      tiles = _touching(self.origins[axis], self.tile[axis], start, stop)
-      found.append((start, stop, tiles))
+      found.append((start, stop, self._touching(axis, start, stop)))
     return found
+
+  def _touching(self, axis: int, start: int, stop: int) -> tuple[int, ...]:
+    """Origins of the tiles that count for a voxel from start to stop, along an axis."""
+    used = ((o, *self.layout.used(axis, o)) for o in self.layout.origins[axis])
+    return tuple(o for o, begin, end in used if begin < stop and end > start)
 
 
 def make_plan(
-  volume: Triple,
+  layout: tiling.Layout,
   *,
-  tile: Sequence[int],
-  overlap: float,
   voxel_bytes: int,
   memory: int,
   chunk: int,
   block: Sequence[int] | None = None,
   roi: Sequence[slice] | None = None,
 ) -> Plan:
-  """Lays out tiles and blocks.
+  """Lays out blocks.
 
   Args:
-    volume: its size.
-    tile: (y, x) or (z, y, x).
-    overlap: share of a tile that neighbours overlap.
+    layout: tiles of the whole volume, with three axes.
     voxel_bytes: what a voxel of a block and of the tiles around it takes while it is computed.
     memory: what a block may take, bytes.
     chunk: side of the output's chunks; blocks are multiples of it, or as large as the output.
@@ -154,7 +156,7 @@ def make_plan(
   """
   roi = tuple(roi or (slice(None),) * 3)
   bounds = []
-  for axis, part, size in zip('zyx', roi, volume, strict=True):
+  for axis, part, size in zip('zyx', roi, layout.shape, strict=True):
     start, stop = part.start or 0, size if part.stop is None else part.stop
     if not 0 <= start < stop <= size:
       raise ConfigError(
@@ -162,12 +164,11 @@ def make_plan(
       )
     bounds.append((start, stop))
   start, stop = zip(*bounds, strict=True)
-  full = (*(1,) * (3 - len(tile)), *tile)
-  plan = Plan(volume, start, stop, full, tiling.plan(volume, full, overlap), (1, 1, 1))
+  plan = Plan(layout, start, stop, (1, 1, 1))
   if block is not None:
     block = (*(1,) * (3 - len(block)), *block)
     return _with_block(plan, block, chunk)
-  plan = _with_block(plan, full, chunk)
+  plan = _with_block(plan, layout.tile, chunk)
   while (larger := _grown(plan, chunk)) is not None:
     if np.prod(larger.extent, dtype=np.int64) * voxel_bytes > memory:
       break
@@ -190,10 +191,6 @@ def _grown(plan: Plan, chunk: int) -> Plan | None:
   block = list(plan.block)
   block[axis] *= 2
   return _with_block(plan, block, chunk)
-
-
-def _touching(origins: Sequence[int], tile: int, start: int, stop: int) -> tuple[int, ...]:
-  return tuple(o for o in origins if o < stop and o + tile > start)
 
 
 def parse_roi(text: str) -> tuple[slice, slice, slice]:

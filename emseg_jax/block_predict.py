@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emseg_jax import tiling
 from emseg_jax.block_plan import Block, Plan
 from emseg_jax.errors import Interrupted
 
@@ -31,7 +30,7 @@ class Work:
   """How a block is computed.
 
   Attributes:
-    read: (origin, size) -> normalised image f32 [z, y, x, C]; beyond the far end it is mirrored.
+    read: (origin, size) -> normalised image f32 [z, y, x, C], inside the volume.
     apply: image tiles f32 [batch_size, *tile, C] -> probabilities [batch_size, *tile, K] on the
       device; tiles of one section have no z axis.
     decide: probabilities [..., K] -> label values [...] uint8, on the device.
@@ -42,7 +41,6 @@ class Work:
     channels: C.
     num_maps: K.
     batch_size: tiles per call of `apply`.
-    blend: see `tiling.window`.
     scaled: integer type of the maps; None: none are made.
   """
 
@@ -55,7 +53,6 @@ class Work:
   channels: int
   num_maps: int
   batch_size: int
-  blend: tiling.Blend
   scaled: str | None = None
 
 
@@ -127,8 +124,10 @@ def _read(plan: Plan, work: Work, block: Block) -> tuple[np.ndarray | None, np.n
     if not mask.any():
       return None, mask
   last = [max(place) for place in zip(*block.tiles, strict=True)]
-  size = tuple(place + tile for place, tile in zip(last, plan.tile, strict=True))
-  return work.read(block.origin, size), mask
+  size = [place + tile for place, tile in zip(last, plan.tile, strict=True)]
+  left = [end - o for end, o in zip(plan.layout.shape, block.origin, strict=True)]
+  image = work.read(block.origin, tuple(map(min, size, left)))
+  return plan.layout.pad(image, [max(n - m, 0) for n, m in zip(size, left, strict=True)]), mask
 
 
 def _nothing(block: Block, work: Work) -> Result:
@@ -154,7 +153,6 @@ def _compute(
 ) -> Result:
   """Labels and maps of a block from the image of its tiles."""
   total = jnp.zeros((*plan.extent, work.num_maps), jnp.float32)
-  weight = tiling.window(plan.tile, work.blend)
   for first in range(0, len(block.tiles), work.batch_size):
     if should_stop is not None and should_stop():
       raise Interrupted('stopped between two batches of tiles; start the same command again')
@@ -168,21 +166,37 @@ def _compute(
       probabilities = probabilities[:, None]
     padded = np.zeros((work.batch_size, 3), np.int32)
     padded[: len(places)] = places
-    total = _add(total, probabilities, weight, padded, len(places))
-  weights = plan.weights(block, work.blend)
-  labels, maps = _reduce(total, *weights, decide=work.decide, scaled=work.scaled)
+    weights = _weights(plan, block, padded)
+    total = _add(total, probabilities, *weights, padded, len(places))
+  sums = plan.weights(block)
+  labels, maps = _reduce(total, *sums, decide=work.decide, scaled=work.scaled)
   inside = block.inside
   return np.asarray(labels)[inside], None if maps is None else np.asarray(maps)[inside]
 
 
+def _weights(plan: Plan, block: Block, places: np.ndarray) -> list[np.ndarray]:
+  """Of each tile along each axis, [batch_size, tile] float32 three times."""
+  return [
+    np.stack([plan.layout.weights(axis, block.origin[axis] + place[axis]) for place in places])
+    for axis in range(3)
+  ]
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def _add(
-  total: jax.Array, probabilities: jax.Array, weight: jax.Array, places: jax.Array, count: jax.Array
+  total: jax.Array,
+  probabilities: jax.Array,
+  z: jax.Array,
+  y: jax.Array,
+  x: jax.Array,
+  places: jax.Array,
+  count: jax.Array,
 ) -> jax.Array:
-  """Adds the first `count` tiles, weighted, where they belong."""
+  """Adds the first `count` tiles, weighted along each axis, where they belong."""
 
   def add(row: jax.Array, total: jax.Array) -> jax.Array:
     place = (*places[row], 0)
+    weight = z[row, :, None, None] * y[row, None, :, None] * x[row, None, None, :]
     tile = weight[..., None] * probabilities[row]
     old = jax.lax.dynamic_slice(total, place, tile.shape)
     return jax.lax.dynamic_update_slice(total, old + tile, place)

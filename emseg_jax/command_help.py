@@ -33,6 +33,8 @@ MODES
   predict    segment --input (image, folder or volume: TIFF, MRC, HDF5, Zarr, N5, precomputed,
              NIfTI, also at http://, gs://, s3://) into --output, in the same format or in that of
              its extension; volumes block by block, started again it goes on
+  postprocess  clean the labels or probabilities in --input and number the objects, block by block:
+             --output holds their ids, OUTPUT.csv volume, centroid and box; needs no --config
   check      look for problems in the data before training; exit code 2 if there are any
   report     write report.html again
   models     print all networks with their size, cost and receptive field; needs no --config
@@ -75,7 +77,8 @@ NETWORKS
 {models}
 
 EXIT CODES
-  0 done   2 bad input   3 the loss stopped being finite   75 interrupted and saved: start it again
+  0 done   2 bad input   3 the loss stopped being finite   75 stopped and saved: start it again
+  130 interrupted, nothing saved
 """
 
 SOURCES = """

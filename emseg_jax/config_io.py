@@ -43,6 +43,7 @@ FREE_FIELDS = (
   'eval.checkpoint',
   'eval.split',
   'mesh',
+  'postprocess',
   'predict.batch_size',
   'predict.block',
   'predict.mask',

@@ -6,6 +6,7 @@ fix where there is one.
 """
 
 __all__ = [
+  'BundleError',
   'CheckpointError',
   'ConfigError',
   'DataError',
@@ -32,11 +33,15 @@ class DataError(EmsegError):
 
 
 class DeviceError(EmsegError):
-  """The devices at hand do not fit the requested mesh."""
+  """The devices at hand do not fit the requested mesh, or their memory not the program."""
 
 
 class CheckpointError(EmsegError):
   """A checkpoint or a work directory cannot be used."""
+
+
+class BundleError(EmsegError):
+  """The folder of an exported model cannot be used."""
 
 
 class OutputError(EmsegError):

@@ -161,6 +161,7 @@ def validate(config: config_lib.Config) -> list[str]:
     raise ConfigError(
       f'config.predict.tile={tile}: needs as many axes as data.patch={config.data.patch}'
     )
+  _validate_prediction(config, model)
   optimizer = optim.make_optimizer(config.optim, steps=config.train.steps)
   if config.optim.groups or config.optim.decay_on != config_lib.Optim().decay_on:
     jax.eval_shape(lambda: _create(config, model, optimizer))  # patterns have to match something
@@ -187,6 +188,16 @@ def validate(config: config_lib.Config) -> list[str]:
       f'multiple of 2 x mesh.space x the stride of {config.model.name} = {least}'
     )
   return remarks
+
+
+def _validate_prediction(config: config_lib.Config, model: nn.Module) -> None:
+  if config.predict.blend == 'exact' and model.receptive_field is None:
+    raise ConfigError(
+      f'config.predict.blend=exact: {config.model.name} sees its whole input, whatever its size; '
+      'gaussian suits all networks'
+    )
+  if 'views' in config.predict.augment and len(config.data.patch) == 2:
+    raise ConfigError('config.predict.augment=views: needs a network for volumes')
 
 
 def _validate_loss(config: config_lib.Config) -> None:
@@ -260,10 +271,12 @@ def set_up(config: config_lib.Config, *, batch_size: int | None = None) -> Exper
   Raises:
     ConfigError, DeviceError: see `make_model`, `sharding.make_mesh`.
   """
+  model = make_model(config, dtype=compute_dtype(config.model.dtype))
+  _validate_prediction(config, model)
   return Experiment(
     config=config,
     mesh=sharding.make_mesh(config.mesh, batch_size=batch_size),
-    model=make_model(config, dtype=compute_dtype(config.model.dtype)),
+    model=model,
     schedule=optim.make_schedule(config.optim, steps=config.train.steps),
     optimizer=optim.make_optimizer(config.optim, steps=config.train.steps),
   )

@@ -1,13 +1,11 @@
-"""The command line: flags, logging, devices, one mode. The work itself is in `api`.
+"""The command line: flags, logging, configuration, one of `modes`.
 
 python -m emseg_jax.main --config=CONFIG --workdir=DIR [--mode=MODE]
 [--config.SECTION.FIELD=VALUE ...] [RUN ...]
 """
 
-import json
+import contextlib
 import logging
-import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,28 +13,17 @@ from pathlib import Path
 from absl import flags
 from absl import logging as absl_logging
 
-from emseg_jax import command_help, config_io, processes
+from emseg_jax import command_help, config_io, modes
 from emseg_jax.config import Config
-from emseg_jax.errors import ConfigError, DataError, EmsegError
-from emseg_jax.interrupt import StopFlag, catch_signals
+from emseg_jax.errors import ConfigError, EmsegError
+from emseg_jax.interrupt import catch_signals
 
 __all__ = ['main', 'run']
 
 LOGGER = logging.getLogger('emseg_jax')
-MODES = (
-  'train',
-  'evaluate',
-  'predict',
-  'check',
-  'report',
-  'models',
-  'benchmark',
-  'prepare',
-  'fuse',
-  'compare',
-)
 WHAT = ('network', 'data')
 TAKE_RUNS = ('fuse', 'compare')  # their work directories follow the flags
+WITHOUT_CONFIG = ('models', 'postprocess', *TAKE_RUNS)  # or with the defaults
 
 
 def _define_flags() -> flags.FlagValues:
@@ -48,8 +35,8 @@ def _define_flags() -> flags.FlagValues:
 
   text('config', 'configuration: FILE.py[:ARG], FILE.json, or a shipped NAME[:ARG]')
   text('workdir', 'folder of the run: configuration, checkpoints, metrics, report')
-  flags.DEFINE_enum('mode', 'train', MODES, 'what to do', flag_values=values)
-  text('input', 'what to predict, or segmentation to evaluate, or published files to prepare')
+  flags.DEFINE_enum('mode', 'train', modes.MODES, 'what to do', flag_values=values)
+  text('input', 'what to predict, evaluate or postprocess, or published files to prepare')
   text('labels', 'ground truth for --mode=evaluate --input')
   text('output', 'where predict writes; file for what other modes print')
   flags.DEFINE_enum('what', 'network', WHAT, 'what --mode=benchmark measures', flag_values=values)
@@ -67,7 +54,9 @@ def _define_flags() -> flags.FlagValues:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs one mode and returns the exit code: 0, 2 bad input, 3 training failed, 75 interrupted.
+  """Runs one mode and returns the exit code.
+
+  0 done, 2 bad input, 3 training failed, 75 stopped and saved, 130 interrupted.
 
   Args:
     argv: as sys.argv, the program's name first.
@@ -78,22 +67,19 @@ def main(argv: Sequence[str]) -> int:
   _log_to_stderr()
   try:
     values, overrides, runs = _parse(argv)
-    if values.mode == 'models':
-      _models(values)
-      return 0
-    if values.mode == 'benchmark' and values.what == 'data':
-      _benchmark_data(values)
-      return 0
-    if values.mode in TAKE_RUNS:
-      with catch_signals() as stop:
-        _with_runs(values, overrides, runs, stop)
-      return 0
+    modes.check_needed(values, runs)
     config = _load_config(values, overrides)
-    with catch_signals() as stop:
-      _dispatch(values, config, stop, command=' '.join(['python -m emseg_jax.main', *argv[1:]]))
+    command = ' '.join(['python -m emseg_jax.main', *argv[1:]])
+    # Other modes end at the first Ctrl-C.
+    catching = catch_signals() if values.mode in modes.STOP_AND_SAVE else contextlib.nullcontext()
+    with catching as stop:
+      modes.MODES[values.mode](modes.Call(values, config, overrides, runs, stop, command))
   except EmsegError as error:
     LOGGER.error('%s: %s', type(error).__name__, error)
     return error.exit_code
+  except KeyboardInterrupt:
+    LOGGER.error('Interrupted.')
+    return 130  # as shells say it
   return 0
 
 
@@ -113,16 +99,6 @@ def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str], list[Path]
   return values, overrides, [Path(run) for run in rest[1:]]
 
 
-def _part(text: str | None) -> tuple[int, int] | None:
-  """'2/8' -> (2, 8)."""
-  if text is None:
-    return None
-  found = re.fullmatch(r'(\d+)/(\d+)', text)
-  if found is None or int(found[1]) >= int(found[2]):
-    raise ConfigError(f'--part={text}: must be i/n with i from 0 to n - 1, such as 0/4')
-  return int(found[1]), int(found[2])
-
-
 def _load_config(values: flags.FlagValues, overrides: Sequence[str]) -> Config:
   """From --config, else from the work directory; the overrides on top."""
   from emseg_jax import workdir
@@ -131,6 +107,8 @@ def _load_config(values: flags.FlagValues, overrides: Sequence[str]) -> Config:
     config = config_io.load(values.config)
   elif values.workdir and (Path(values.workdir) / 'config.json').exists():
     config = workdir.read_config(Path(values.workdir))
+  elif values.mode in WITHOUT_CONFIG or values.what == 'data':
+    config = Config()
   elif values.mode == 'evaluate' and values.input:
     raise ConfigError(
       '--mode=evaluate --input: needs --config or --workdir for classes and label mapping'
@@ -140,164 +118,8 @@ def _load_config(values: flags.FlagValues, overrides: Sequence[str]) -> Config:
       f'--mode={values.mode}: needs --config (a file, or one of: {", ".join(config_io.shipped())}) '
       'or a --workdir that holds a run'
     )
-  return config_io.apply_overrides(config, overrides)
-
-
-def _dispatch(values: flags.FlagValues, config: Config, stop: StopFlag, *, command: str) -> None:
-  mode = values.mode
-  if mode == 'check':
-    _check(values, config)
-    return
-  if mode == 'benchmark':
-    _benchmark(values, config)
-    return
-  if mode == 'prepare':
-    _prepare(values, config, stop)
-    return
-  scoring = mode == 'evaluate' and values.input
-  needed = ['workdir'] if not scoring else ['labels']
-  needed += ['input', 'output'] if mode == 'predict' else []
-  for name in needed:
-    if not getattr(values, name):
-      raise ConfigError(f'--mode={mode}: needs --{name}')
-  folder = Path(values.workdir) if values.workdir else None
-  group = processes.find_group(
-    coordinator=values.coordinator, count=values.num_processes, index=values.process_id
-  )
-  together = mode in ('train', 'evaluate') and not scoring
-  _prepare_devices(config, group if together else None)
-  from emseg_jax import api  # jax is imported only now, when its environment is set
-
-  if mode == 'train':
-    if values.config and values.config.split(':')[0] in ('auto', 'configs/auto.py'):
-      from emseg_jax import auto
-
-      LOGGER.info(auto.explain(config))
-    api.train(config, folder, extend=values.extend, should_stop=stop, command=command)
-  elif scoring:
-    output = Path(values.output) if values.output else None
-    api.score(config, values.input, values.labels, output=output)
-  elif mode == 'evaluate':
-    api.evaluate(config, folder, should_stop=stop)
-  elif mode == 'predict':
-    api.predict(
-      config,
-      folder,
-      values.input,
-      Path(values.output),
-      part=_part(values.part) or processes.share(group),
-      dry_run=values.dry_run,
-      should_stop=stop,
-    )
-  else:
-    LOGGER.info('-> %s', api.report(config, folder, command=None))
-
-
-def _with_runs(
-  values: flags.FlagValues, overrides: Sequence[str], runs: Sequence[Path], stop: StopFlag
-) -> None:
-  """The modes that work on several work directories."""
-  mode = values.mode
-  for name in ('input', 'output') if mode == 'fuse' else ('output',):
-    if not getattr(values, name):
-      raise ConfigError(f'--mode={mode}: needs --{name}')
-  if not runs:
-    raise ConfigError(f'--mode={mode}: needs work directories behind the flags')
-  from emseg_jax import workdir
-
-  configs = [config_io.apply_overrides(workdir.read_config(run), overrides) for run in runs]
-  if mode == 'compare':
-    from emseg_jax.report import compare
-
-    print(compare.write_comparison(runs, configs, Path(values.output)))
-    return
-  _prepare_devices(configs[0])
-  from emseg_jax import api
-
-  api.fuse(configs, runs, values.input, Path(values.output), should_stop=stop)
-
-
-def _check(values: flags.FlagValues, config: Config) -> None:
-  """Prints the data doctor's findings; raises if training could not go well."""
-  from emseg_jax import auto, check
-
-  if values.config and values.config.split(':')[0] in ('auto', 'configs/auto.py'):
-    print(auto.explain(config))
-  report = check.check(config)
-  print(check.format_report(report))
-  if values.output:
-    check.write(report, config, Path(values.output))
-  if not report.ok:
-    raise DataError('the data are not ready to train on; see the errors above')
-
-
-def _prepare(values: flags.FlagValues, config: Config, stop: StopFlag) -> None:
-  """Builds the data sets that the configuration reads."""
-  from emseg_jax import prepare
-
-  reports = prepare.prepare_config(
-    config,
-    source=Path(values.input) if values.input else None,
-    output=Path(values.output) if values.output else None,
-    partial=values.partial,
-    should_stop=stop,
-  )
-  for report in reports:
-    print(prepare.format_report(report))
-
-
-def _models(values: flags.FlagValues) -> None:
-  """Prints the table of networks; --output writes it as Markdown."""
-  from emseg_jax import zoo
-
-  table = zoo.rows()
-  print(zoo.format_text(table))
-  if values.output:
-    config_io.write_text(Path(values.output), zoo.format_markdown(table))
-
-
-def _benchmark(values: flags.FlagValues, config: Config) -> None:
-  """Prints how fast the configuration runs here; --output writes it as JSON."""
-  _prepare_devices(config)
-  from emseg_jax import benchmark
-
-  result = benchmark.benchmark(config)
-  print(benchmark.format_text(result))
-  if values.output:
-    config_io.write_text(Path(values.output), json.dumps(result.to_json(), indent=2) + '\n')
-
-
-def _benchmark_data(values: flags.FlagValues) -> None:
-  """Prints how fast training data are read here; --output writes it as Markdown."""
-  from emseg_jax import data_benchmark
-
-  rows = data_benchmark.benchmark_data(
-    report=lambda row: LOGGER.info(data_benchmark.format_text([row]).splitlines()[1])
-  )
-  print(data_benchmark.format_text(rows))
-  if values.output:
-    config_io.write_text(Path(values.output), data_benchmark.format_markdown(rows))
-
-
-def _prepare_devices(config: Config, group: processes.Group | None = None) -> None:
-  """Sets what must be in the environment before jax starts, meets the other processes of the group
-  if there is one, and warns of an idle GPU.
-  """
-  if config.run.deterministic:
-    flag = '--xla_gpu_deterministic_ops=true'
-    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
-  import jax
-
-  if config.run.compile_cache:
-    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.run.compile_cache))
-  processes.join(group, lost_after=config.run.lost_after)
-  if group is not None and not processes.is_first():
-    LOGGER.setLevel(logging.WARNING)  # the first one says it all
-  if os.path.exists('/proc/driver/nvidia/version') and jax.default_backend() == 'cpu':
-    LOGGER.warning(
-      'There is an NVIDIA GPU, but this jax runs on the CPU; install it with '
-      'pip install "emseg_jax[cuda13]" (or cuda12)'
-    )
+  # Those of several runs are applied to each of them.
+  return config if values.mode in TAKE_RUNS else config_io.apply_overrides(config, overrides)
 
 
 def _log_to_stderr() -> None:

@@ -1,24 +1,34 @@
-"""Prediction: class probabilities of whole images, and of files.
+"""Prediction: from normalised pixels to class probabilities, and what to read them from.
 
-`Predictor` is the one way from normalised pixels to probabilities; training's validation,
-evaluation and prediction all use it.
+`Predictor` is the one way; training's validation, evaluation and prediction all use it.
 """
 
 import contextlib
+import dataclasses
+import functools
 import itertools
 import logging
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from emseg_jax import config as config_lib
-from emseg_jax import experiment, sharding, tiling, train_step
+from emseg_jax import (
+  experiment,
+  predict_memory,
+  processes,
+  sharding,
+  symmetries,
+  tiling,
+  train_step,
+  workdir,
+)
 from emseg_jax.checkpoint import Checkpoints, Meta, state_digests
-from emseg_jax.data import blocks, normalise, pairs, resampled, volumes, voxel_sizes, writers
-from emseg_jax.errors import DataError, OutputError
+from emseg_jax.data import blocks, normalise, pairs, resampled, volumes, voxel_sizes
+from emseg_jax.errors import ConfigError, DataError
 from emseg_jax.train_state import TrainState
 
 __all__ = [
@@ -27,7 +37,6 @@ __all__ = [
   'label_values',
   'load_predictor',
   'open_input',
-  'predict_files',
   'tile_size',
 ]
 
@@ -45,18 +54,32 @@ def tile_size(config: config_lib.Config) -> tuple[int, ...]:
   return config.predict.tile or (patch if len(patch) == 3 else tuple(2 * size for size in patch))
 
 
-def label_values(probabilities: np.ndarray, task: config_lib.Task) -> np.ndarray:
+def label_values(probabilities: Any, task: config_lib.Task, *, xp: Any = np) -> Any:
   """What a label pixel is, by its probabilities [*spatial, K]: uint8 [*spatial].
 
   The class with the largest one; of a multilabel task the mask of all classes above one half.
+
+  Args:
+    probabilities: numpy or JAX array.
+    task: tells which of both.
+    xp: numpy or jax.numpy.
   """
   if task.multilabel:
-    return np.packbits(probabilities > 0.5, axis=-1, bitorder='little')[..., 0]
-  return np.argmax(probabilities, axis=-1).astype(np.uint8)
+    return xp.packbits(probabilities > 0.5, axis=-1, bitorder='little')[..., 0]
+  return xp.argmax(probabilities, axis=-1).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+  """A trained network; it sees scale · image + shift of what the first one sees."""
+
+  variables: dict[str, Any]
+  scale: float = 1.0
+  shift: float = 0.0
 
 
 class Predictor:
-  """Runs a network over whole images by overlapping tiles; compiles once.
+  """Runs a network, or the average of several, over whole images by tiles; compiles once.
 
   Args:
     setup: network, mesh and configuration.
@@ -74,48 +97,118 @@ class Predictor:
     self.config = setup.config
     self.normalisation = normalisation
     self.meta = meta
-    self._variables = None
+    self._members: list[_Member] = []
+    self._copies = symmetries.symmetries(self.config.predict.augment, len(self.config.data.patch))
     step = train_step.make_predict_step(setup.model, multilabel=self.config.task.multilabel)
     # Where other processes hold a part of the result, all get the whole of it.
-    alone = jax.process_count() == 1
-    sharded = sharding.batch_sharding if alone else sharding.replicated
+    sharded = sharding.batch_sharding if processes.is_alone() else sharding.replicated
     self._step = jax.jit(step, out_shardings=sharded(setup.mesh))
-    shards = setup.mesh.shape['data']
-    # A device call takes the same number of tiles on every device.
-    self.batch_size = -(-self.config.predict.batch_size // shards) * shards
+
+  @functools.cached_property
+  def batch_size(self) -> int:
+    """Tiles per call, as many for every device; to be asked for once a network is loaded."""
+    variables, tile = self._members[0].variables, tile_size(self.config)
+    return predict_memory.predict_batch(self.setup, self._step, variables, tile=tile)
+
+  @property
+  def channels(self) -> int:
+    """Of the image that the network sees."""
+    return self.normalisation.channels * (1 + 2 * self.config.data.neighbours)
 
   def load(self, state: TrainState) -> None:
-    """Uses the parameters of `state` from now on."""
-    self._variables = train_step.predict_variables(state)
+    """Uses the parameters of `state`, and no others, from now on."""
+    self._members = [_Member(train_step.predict_variables(state))]
+
+  def add(self, state: TrainState, normalisation: normalise.Normalisation) -> None:
+    """Averages with one more network, which was trained with a normalisation of its own.
+
+    Raises:
+      ConfigError: that is of another kind.
+    """
+    own = self.normalisation
+    if (normalisation.kind, normalisation.dtype) != (own.kind, own.dtype):
+      raise ConfigError(
+        f'predict.ensemble: a network trained with data.normalisation={normalisation.kind} of '
+        f'{normalisation.dtype} cannot be averaged with one of {own.kind} of {own.dtype}'
+      )
+    # Images are normalised once, as the first network wants it.
+    scale, shift = own.std / normalisation.std, (own.mean - normalisation.mean) / normalisation.std
+    self._members.append(_Member(train_step.predict_variables(state), scale, shift))
 
   def digests(self) -> list[int]:
     """Tells networks apart by their arrays."""
-    return state_digests(self._variables)
+    return state_digests([member.variables for member in self._members])
+
+  def explained(
+    self, block: Sequence[int] = (), held: int = 0
+  ) -> contextlib.AbstractContextManager[None]:
+    """Turns running out of memory into a sentence with a proposal.
+
+    Args:
+      block: size of the block that is computed, if one is.
+      held: what that block takes on the device, bytes.
+    """
+    return predict_memory.explain_prediction(
+      self.setup,
+      self._step,
+      self._members[0].variables,
+      tile=tile_size(self.config),
+      count=self.batch_size,
+      block=block,
+      held=held,
+    )
+
+  def layout(self, shape: Sequence[int]) -> tiling.Layout:
+    """The tiles of an image of this size, (y, x) or (z, y, x).
+
+    Raises:
+      ConfigError: predict.tile is too small for predict.blend=exact.
+    """
+    options, model = self.config.predict, self.setup.model
+    return tiling.lay_out(
+      shape,
+      tile_size(self.config),
+      overlap=options.overlap,
+      blend=options.blend,
+      divisor=model.divisor,
+      receptive_field=model.receptive_field,
+    )
 
   def apply(self, tiles: np.ndarray) -> jax.Array:
-    """Normalised tiles [batch_size, *tile, C] f32 -> probabilities [batch_size, *tile, K] f32."""
+    """Normalised tiles [batch_size, *tile, C] f32 -> probabilities [batch_size, *tile, K] f32.
+
+    The mean over networks and over mirrored and turned copies, summed up one by one.
+    """
     share = len(tiles) // jax.process_count()  # all processes have all tiles
     rows = tiles[jax.process_index() * share : (jax.process_index() + 1) * share]
-    placed = sharding.put_batch({'image': rows}, self.setup.mesh)
-    return self._step(self._variables, placed['image'])
+    image = sharding.put_batch({'image': rows}, self.setup.mesh)['image']
+    total = None
+    for member in self._members:
+      seen = (
+        image if member.scale == 1 and not member.shift else member.scale * image + member.shift
+      )
+      for copy in self._copies:
+        found = copy.undo(self._step(member.variables, copy.apply(seen)))
+        total = found if total is None else total + found
+    count = len(self._members) * len(self._copies)
+    return total if count == 1 else total / count
 
   def probabilities(self, image: np.ndarray, should_stop: StopFn | None = None) -> np.ndarray:
     """Normalised image [*spatial, C] f32 -> probabilities [*spatial, num_classes] f32.
 
     Raises:
+      DeviceError: the device has too little memory; the sentence says what would fit.
       Interrupted: `should_stop` said so between two batches of tiles.
     """
-    options = self.config.predict
-    return tiling.predict_tiled(
-      self.apply,
-      image,
-      tile=tile_size(self.config),
-      overlap=options.overlap,
-      blend=options.blend,
-      batch_size=self.batch_size,
-      num_classes=len(self.config.task.classes),
-      should_stop=should_stop,
-    )
+    with self.explained():
+      return tiling.predict_tiled(
+        self.apply,
+        image,
+        self.layout(image.shape[:-1]),
+        batch_size=self.batch_size,
+        num_classes=len(self.config.task.classes),
+        should_stop=should_stop,
+      )
 
   def group_probabilities(
     self, split: pairs.Split, group: Sequence[int], should_stop: StopFn | None = None
@@ -137,79 +230,36 @@ class Predictor:
     return self.probabilities(image, should_stop)
 
 
-def load_predictor(config: config_lib.Config, workdir: Path) -> Predictor:
-  """Restores the checkpoint that eval.checkpoint names.
+def load_predictor(config: config_lib.Config, folder: Path) -> Predictor:
+  """Restores the checkpoint that eval.checkpoint names, and those of predict.ensemble.
+
+  Args:
+    config: the run's configuration, with other sources, tiles or devices where wanted.
+    folder: work directory.
 
   Raises:
-    CheckpointError: the work directory holds no intact checkpoint.
+    CheckpointError: a work directory holds no intact checkpoint.
+    ConfigError: a work directory holds another network.
   """
-  checkpoints = Checkpoints(workdir / 'checkpoints', keep=config.train.keep, read_only=True)
   setup = experiment.set_up(config)
-  with contextlib.closing(checkpoints):
-    state, meta = checkpoints.restore(setup.abstract_state(), which=config.eval.checkpoint)
+  state, meta = _restore(config, setup, folder)
   predictor = Predictor(setup, normalise.Normalisation.from_json(meta.normalisation), meta)
   predictor.load(state)
-  LOGGER.info('Using the checkpoint of step %d in %s.', meta.step, workdir)
+  for other in config.predict.ensemble:
+    state, meta = _restore(config, setup, Path(other))
+    predictor.add(state, normalise.Normalisation.from_json(meta.normalisation))
   return predictor
 
 
-def predict_files(
-  predictor: Predictor, source: str | Path, output: Path, *, should_stop: StopFn | None = None
-) -> list[Path]:
-  """Segments an image, a folder or a stack into the same kind of file.
-
-  Labels carry the values of the training labels (the inverse of data.label_mapping). With
-  predict.probabilities each class also gets a map `OUTPUT_prob_CLASS`, scaled to the full range of
-  its type.
-
-  Args:
-    predictor: a loaded predictor.
-    source: what `volumes.open_volume` reads.
-    output: file or folder to write.
-    should_stop: asked between batches of tiles.
-
-  Returns:
-    The paths written, labels first.
-
-  Raises:
-    DataError: the source cannot be read, or its type is not the one trained on where that matters.
-    Interrupted: `should_stop` said so; nothing is left half-written.
-    OutputError: the output cannot be written.
-  """
-  config = predictor.config
-  given, volume = open_input(predictor, source)
-  split = pairs.Split.of_images(volume)
-  values = file_values(config)
-  kind = config.predict.probabilities
-  try:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Probability maps wait here section by section: a volume times classes would not fit in memory.
-    spool = tempfile.TemporaryDirectory(dir=output.parent, prefix='.emseg_')
-  except OSError as error:
-    raise OutputError(f'{output}: cannot be written: {error.strerror}') from error
-
-  def label_sections() -> Iterator[np.ndarray]:
-    for group in blocks.groups(split, len(config.data.patch)):
-      probabilities = predictor.group_probabilities(split, group, should_stop)
-      sections = probabilities.reshape(len(group), *probabilities.shape[-3:])
-      for index, section in zip(group, sections, strict=True):
-        if kind:
-          scaled = np.round(section * np.iinfo(kind).max).astype(kind)
-          np.save(Path(spool.name) / f'{index}.npy', scaled)
-        LOGGER.info('%d/%d %s', index + 1, len(volume), volume.names[index])
-        yield values[label_values(section, config.task)]
-
-  def map_sections(k: int) -> Iterator[np.ndarray]:
-    for index in range(len(volume)):
-      yield np.ascontiguousarray(np.load(Path(spool.name) / f'{index}.npy', mmap_mode='r')[..., k])
-
-  with spool:
-    labels = resampled.back(label_sections(), volume, given)
-    written = [writers.write_like(given, output, labels)]
-    for k, name in enumerate(config.task.classes if kind else ()):
-      maps = resampled.back(map_sections(k), volume, given)
-      written.append(writers.write_like(given, output, maps, suffix=f'_prob_{name}'))
-  return written
+def _restore(
+  config: config_lib.Config, setup: experiment.Experiment, folder: Path
+) -> tuple[TrainState, Meta]:
+  workdir.check_same_network(config, folder)
+  checkpoints = Checkpoints(folder / 'checkpoints', keep=config.train.keep, read_only=True)
+  with contextlib.closing(checkpoints):
+    state, meta = checkpoints.restore(setup.abstract_state(), which=config.eval.checkpoint)
+  LOGGER.info('Using the checkpoint of step %d in %s.', meta.step, folder)
+  return state, meta
 
 
 def open_input(predictor: Predictor, source: str | Path) -> tuple[volumes.Volume, volumes.Volume]:

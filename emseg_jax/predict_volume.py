@@ -14,12 +14,11 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from emseg_jax import block_predict, config_io
-from emseg_jax.block_job import Job, channels, plan_job
+from emseg_jax.block_job import Job, plan_job
 from emseg_jax.data import (
   array_writers,
   blocks,
@@ -30,7 +29,7 @@ from emseg_jax.data import (
 )
 from emseg_jax.errors import OutputError
 from emseg_jax.manifest import Manifest
-from emseg_jax.predict import Predictor, file_values
+from emseg_jax.predict import Predictor, file_values, label_values
 
 __all__ = ['predict_volume']
 
@@ -64,6 +63,7 @@ def predict_volume(
 
   Raises:
     ConfigError, DataError: the source cannot be read, or box, mask or type do not fit.
+    DeviceError: the device has too little memory; the sentence says what would fit.
     Interrupted: `should_stop` said so; finished blocks are kept.
     OutputError: the output cannot be written, or an unfinished one is of another computation.
   """
@@ -72,8 +72,8 @@ def predict_volume(
   if _is_complete(job):
     LOGGER.info('%s: is complete, 0 blocks to predict', paths[0])
     return paths
-  for _, path, writer in job.targets:
-    if not _is_moved(job, path):
+  for number, (_, path, writer) in enumerate(job.targets):
+    if not _is_moved(job, number):
       writers.check_target(job.given, path, writer)
   manifest = Manifest(job.folder, job.record, part=part[0])
   count = len(job.plan)
@@ -82,9 +82,10 @@ def predict_volume(
   LOGGER.info('%s: %d of %d blocks to predict', source, len(todo), len(own))
   if todo:
     work = _work(predictor, job)
-    block_predict.predict_blocks(
-      job.plan, work, numbers=todo, on_block=manifest.add, should_stop=should_stop
-    )
+    with predictor.explained(job.plan.block, job.held):
+      block_predict.predict_blocks(
+        job.plan, work, numbers=todo, on_block=manifest.add, should_stop=should_stop
+      )
   missing = count - len(manifest.finished())
   if missing:
     LOGGER.info('%s: %d blocks of other parts are missing', paths[0], missing)
@@ -118,27 +119,19 @@ def _work(predictor: Predictor, job: Job) -> block_predict.Work:
       _read_image, job.split, predictor.normalisation, job.group, config.data.neighbours
     ),
     apply=predictor.apply,
-    decide=functools.partial(_decide, multilabel=config.task.multilabel),
+    decide=functools.partial(label_values, task=config.task, xp=jnp),
     write=write,
     mask=job.mask,
     flat=len(config.data.patch) == 2,
-    channels=channels(predictor),
+    channels=predictor.channels,
     num_maps=len(config.task.classes),
     batch_size=predictor.batch_size,
-    blend=options.blend,
     scaled=options.probabilities,
   )
 
 
 def _read_image(split, normalisation, group, neighbours, origin: Box, size: Box) -> np.ndarray:
   return blocks.read_image(split, normalisation, group, origin, size, neighbours=neighbours)
-
-
-def _decide(probabilities: jax.Array, *, multilabel: bool) -> jax.Array:
-  """As `predict.label_values`, on the device."""
-  if multilabel:
-    return jnp.packbits(probabilities > 0.5, axis=-1, bitorder='little')[..., 0]
-  return jnp.argmax(probabilities, axis=-1).astype(jnp.uint8)
 
 
 def _is_complete(job: Job) -> bool:
@@ -150,9 +143,9 @@ def _is_complete(job: Job) -> bool:
   return there and found == json.loads(json.dumps(job.record))
 
 
-def _is_moved(job: Job, path: Path) -> bool:
+def _is_moved(job: Job, number: int) -> bool:
   """Whether an earlier call was stopped while it made the output, after this file."""
-  number = [p for _, p, _ in job.targets].index(path)
+  path = job.targets[number][1]
   return path.exists() and job.folder.exists() and not job.store(number)[0].exists()
 
 

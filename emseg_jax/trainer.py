@@ -23,6 +23,7 @@ from emseg_jax import (
   processes,
   sharding,
   train_input,
+  train_memory,
   train_start,
   train_state,
   train_step,
@@ -150,11 +151,20 @@ class _Loop:
       step, example = train_step.with_stop_flag(step), self._flagged(example)
     batch = sharding.put_batch(example, self._setup.mesh)
     began = time.perf_counter()
-    compiled = train_step.compile_train_step(step, self._state, batch, self._setup.mesh)
+    with train_memory.explain_training(self._setup):
+      compiled = train_step.compile_train_step(step, self._state, batch, self._setup.mesh)
     LOGGER.info('Compiled the training step in %.1f s.', time.perf_counter() - began)
+    train_memory.check_training(self._setup, compiled)
     return compiled
 
   def run(self) -> TrainResult:
+    # Around all of it: a step that fails says so when its metrics are fetched.
+    with train_memory.explain_training(self._setup, self._step_fn):
+      self._run()
+    self._checkpoints.wait()
+    return TrainResult(self._meta.step, self._meta.best_step, self._meta.best_score)
+
+  def _run(self) -> None:
     while True:
       try:
         save = self._evaluation_is_due() and self._evaluate()
@@ -163,12 +173,10 @@ class _Loop:
       if save or self._save_is_due():
         self._save()
       if self._is_over():
-        break
+        return
       if self._should_stop() if self._alone else self._agreed_to_stop:
         self._save_and_stop()
       self._train_one_step()
-    self._checkpoints.wait()
-    return TrainResult(self._meta.step, self._meta.best_step, self._meta.best_score)
 
   def _is_over(self) -> bool:
     return self._meta.finished or self._meta.step >= self._config.train.steps

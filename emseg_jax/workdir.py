@@ -14,7 +14,18 @@ from emseg_jax import config_io
 from emseg_jax.config import Config
 from emseg_jax.errors import ConfigError, EmsegError, OutputError
 
-__all__ = ['claim', 'occupy', 'read_config']
+__all__ = ['check_same_network', 'claim', 'occupy', 'read_config']
+
+# What a checkpoint's arrays depend on: evaluation and prediction may not change it.
+NETWORK_FIELDS = (
+  'data.channels',
+  'data.neighbours',
+  'model.name',
+  'model.options',
+  'optim',
+  'task.activation',
+  'task.classes',
+)
 
 
 def read_config(workdir: Path) -> Config:
@@ -60,6 +71,20 @@ def claim(workdir: Path, config: Config, *, extend: bool, write: bool = True) ->
       )
   if write:
     config_io.write_text(path, config_io.to_json(config))
+
+
+def check_same_network(config: Config, workdir: Path) -> None:
+  """Makes sure that a configuration describes the network of an existing run.
+
+  Raises:
+    ConfigError: it does not, or there is no run.
+  """
+  changed = config_io.differences(read_config(workdir), config)
+  network = [c for c in changed if c.startswith(NETWORK_FIELDS)]
+  if network:
+    raise ConfigError(
+      f'--workdir={workdir}: its checkpoints belong to another network: {"; ".join(network)}'
+    )
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ from emseg_jax import block_plan, tiling
 from emseg_jax.errors import ConfigError
 
 
-def plan_of(volume, tile, **options):
-  usual = {'tile': tile, 'overlap': 0.25, 'voxel_bytes': 8, 'memory': 2**28, 'chunk': 4}
-  return block_plan.make_plan(volume, **{**usual, **options})
+def plan_of(volume, tile, *, overlap=0.25, **options):
+  tile = (*(1,) * (3 - len(tile)), *tile)
+  layout = tiling.lay_out(volume, tile, overlap=overlap, blend='gaussian')
+  usual = {'voxel_bytes': 8, 'memory': 2**28, 'chunk': 4}
+  return block_plan.make_plan(layout, **{**usual, **options})
 
 
 SIZES = st.tuples(*[st.integers(1, 30)] * 3)
@@ -39,7 +41,7 @@ def test_every_voxel_is_written_once_and_lies_in_all_tiles_that_touch_it(
   blocks = list(plan.blocks())
   assert [block.number for block in blocks] == list(range(len(plan)))
   whole = np.zeros([max(v, t) for v, t in zip(volume, tile, strict=True)], int)
-  for origin in np.stack(np.meshgrid(*plan.origins, indexing='ij'), axis=-1).reshape(-1, 3):
+  for origin in np.stack(np.meshgrid(*plan.layout.origins, indexing='ij'), axis=-1).reshape(-1, 3):
     whole[tuple(slice(o, o + t) for o, t in zip(origin, tile, strict=True))] += 1
   for block in blocks:
     place = tuple(slice(a, b) for a, b in zip(block.start, block.stop, strict=True))
@@ -61,7 +63,7 @@ def test_the_weights_of_a_block_are_the_sum_of_its_windows():
     for start in block.tiles:
       place = tuple(slice(s, s + t) for s, t in zip(start, plan.tile, strict=True))
       total[place] += tiling.window(plan.tile, 'gaussian')
-    z, y, x = plan.weights(block, 'gaussian')
+    z, y, x = plan.weights(block)
     product = z[:, None, None] * y[:, None] * x
     np.testing.assert_allclose(product[block.inside], total[block.inside], rtol=1e-5)
 
@@ -83,13 +85,13 @@ def test_a_block_is_grown_until_the_memory_is_full():
 def test_networks_for_sections_have_tiles_of_one_section():
   plan = plan_of((10, 40, 40), (16, 16), chunk=4)
   assert plan.tile == (1, 16, 16)
-  assert plan.origins[0] == tuple(range(10))
+  assert plan.layout.origins[0] == tuple(range(10))
 
 
 def test_the_effort_counts_tiles_that_two_blocks_compute():
   # Tiles of 8 at 0, 6, 12 over 20 voxels; blocks 0-8, 8-16, 16-20 touch 2, 2 and 1 of these three.
   plan = plan_of((1, 1, 20), (1, 1, 8), block=(1, 1, 8), chunk=8)
-  assert plan.origins[2] == (0, 6, 12)
+  assert plan.layout.origins[2] == (0, 6, 12)
   assert [len(block.tiles) for block in plan.blocks()] == [2, 2, 1]
   assert plan.effort == pytest.approx(5 / 3)
 

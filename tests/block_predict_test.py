@@ -22,9 +22,8 @@ def read_of(image):
   def read(origin, size):
     shape = image.shape[:3]
     inside = tuple(slice(o, min(o + s, n)) for o, s, n in zip(origin, size, shape, strict=True))
-    block = image[inside]
-    missing = [(0, s - n) for s, n in zip(size, block.shape, strict=False)]
-    return np.pad(block, [*missing, (0, 0)], mode='symmetric')
+    assert image[inside].shape[:3] == tuple(size)  # nothing beyond the volume is asked for
+    return image[inside]
 
   return read
 
@@ -56,24 +55,24 @@ def work_of(output, *, flat=False, image=IMAGE, apply=network, **options):
     'channels': 1,
     'num_maps': 2,
     'batch_size': 3,
-    'blend': 'gaussian',
     'scaled': 'uint16',
   }
   return block_predict.Work(**{**usual, **options})
 
 
 def plan_of(tile, block, shape=SHAPE, **options):
-  return block_plan.make_plan(
-    shape, tile=tile, overlap=0.3, voxel_bytes=1, memory=1, chunk=4, block=block, **options
-  )
+  tile = (*(1,) * (3 - len(tile)), *tile)
+  layout = tiling.lay_out(shape, tile, overlap=0.3, blend='gaussian')
+  return block_plan.make_plan(layout, voxel_bytes=1, memory=1, chunk=4, block=block, **options)
 
 
 def whole(tile, *, flat, image=IMAGE):
   """Probabilities of the whole image at once."""
-  options = {'overlap': 0.3, 'blend': 'gaussian', 'batch_size': 4, 'num_classes': 2}
+  layout = tiling.lay_out(image.shape[1 if flat else 0 : 3], tile, overlap=0.3, blend='gaussian')
+  options = {'batch_size': 4, 'num_classes': 2}
   if not flat:
-    return tiling.predict_tiled(network, image, tile=tile, **options)
-  return np.stack([tiling.predict_tiled(network, z, tile=tile, **options) for z in image])
+    return tiling.predict_tiled(network, image, layout, **options)
+  return np.stack([tiling.predict_tiled(network, z, layout, **options) for z in image])
 
 
 def predict(plan, work, numbers=None, **options):

@@ -5,7 +5,7 @@ import shlex
 
 import pydantic
 
-from emseg_jax import command_help, config_io, main, models
+from emseg_jax import command_help, config_io, main, models, modes
 from emseg_jax.config import Config, Source
 
 HELP = command_help.text(fields=False)
@@ -27,7 +27,7 @@ def test_help_lists_every_network_and_every_shipped_configuration():
 
 
 def test_help_names_every_mode_and_every_flag():
-  for mode in main.MODES:
+  for mode in modes.MODES:
     assert re.search(rf'^  {mode} ', HELP, re.MULTILINE), mode
   ours = set(main._define_flags()) - {'?', 'help', 'helpfull', 'helpshort', 'helpxml'}
   flags = {m[1] for m in re.finditer(r'^  --([a-z_]+)', HELP, re.MULTILINE)}

@@ -8,7 +8,8 @@ import support
 import tifffile
 from PIL import Image
 
-from emseg_jax import config_io, main
+from emseg_jax import config_io, modes
+from emseg_jax.data import volumes
 
 
 @pytest.fixture(scope='module')
@@ -135,7 +136,7 @@ def test_a_comparison_shows_what_evaluation_and_training_wrote(run, capsys):
 def test_help_names_modes_configurations_and_networks(capsys):
   assert support.run_main('--help') == 0
   said = capsys.readouterr().out
-  for word in (*main.MODES, 'phantom', 'pmcanet', 'unet'):
+  for word in (*modes.MODES, 'phantom', 'pmcanet', 'unet'):
     assert word in said
   assert max(len(line) for line in said.splitlines()) <= 110
 
@@ -219,3 +220,28 @@ def test_what_is_predicted_of_one_structure_among_many_can_be_scored(tmp_path):
   record = json.loads((tmp_path / 'run' / 'evaluation' / 'validation.json').read_text())
   again = json.loads((tmp_path / 'score.json').read_text())
   assert again['confusion'] == record['confusion']
+
+
+def test_ctrl_c_where_nothing_is_saved_ends_with_a_sentence(monkeypatch, capfd):
+  def interrupted(call):
+    assert call.stop is None  # no handler that would wait for the end of a step
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(modes, 'MODES', {**modes.MODES, 'models': interrupted})
+  assert support.run_main('--mode=models') == 130
+  assert capfd.readouterr().err == 'Interrupted.\n'
+
+
+def test_postprocessing_makes_objects_of_labels(tmp_path, capfd):
+  labels = np.zeros((3, 20, 30), np.uint8)
+  labels[:, 2:6, 2:6] = 255
+  labels[1, 10:14, 20:29] = 255
+  tifffile.imwrite(tmp_path / 'in.tif', labels, photometric='minisblack', metadata={'axes': 'ZYX'})
+  arguments = ('--mode=postprocess', f'--input={tmp_path}/in.tif', f'--output={tmp_path}/out.zarr')
+  assert support.run_main(*arguments) == 0
+  assert '2 objects' in capfd.readouterr().err
+  found = volumes.open_volume(str(tmp_path / 'out.zarr')).box((0, 0, 0), labels.shape)
+  assert np.bincount(found.ravel()).tolist() == [labels.size - 48 - 36, 48, 36]
+  assert len((tmp_path / 'out.zarr.csv').read_text().splitlines()) == 3
+  assert support.run_main('--mode=postprocess', f'--input={tmp_path}/in.tif') == 2
+  assert 'needs --output' in capfd.readouterr().err

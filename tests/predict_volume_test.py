@@ -205,3 +205,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(folder, tmp_path, 
   for file in files:
     if 'zattrs' not in file.name:  # it holds the name of the store
       assert (expected / file).read_bytes() == (found / file).read_bytes(), file
+
+
+def test_no_seams_between_blocks(folder, tmp_path):
+  """Mean step of the probability across a face over that nearby; 1 where nothing shows.
+
+  Nearby, because what is in the image changes the mean from one end to the other by a fifth.
+  """
+  output = tmp_path / 'out.tif'
+  assert predict(folder, output, BLOCKS, '--config.predict.probabilities=uint16') == 0
+  maps = tifffile.imread(tmp_path / 'out_prob_membrane.tif').astype(float)
+  for axis in range(3):
+    steps = np.abs(np.diff(maps, axis=axis)).mean(axis=tuple({0, 1, 2} - {axis}))
+    nearby = [k for k in range(58, 69) if abs(k - 63) > 1 and k < len(steps)]
+    assert steps[63] < 1.1 * steps[nearby].mean(), axis

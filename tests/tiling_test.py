@@ -18,6 +18,11 @@ def pointwise(tiles):
   return softmax(np.concatenate([tiles, -tiles], axis=-1), axis=-1)
 
 
+def predict(apply_fn, image, *, tile, overlap, blend, **options):
+  layout = tiling.lay_out(image.shape[:-1], tile, overlap=overlap, blend=blend)
+  return tiling.predict_tiled(apply_fn, image, layout, **options)
+
+
 def random_image(*shape):
   return np.random.default_rng(0).normal(size=(*shape, 1)).astype(np.float32)
 
@@ -85,7 +90,7 @@ def test_a_network_without_context_gives_the_same_in_tiles(shape, tile, overlap,
     shapes.add((tiles.shape, tiles.dtype))
     return pointwise(tiles)
 
-  probabilities = tiling.predict_tiled(
+  probabilities = predict(
     apply_fn,
     image,
     tile=tile,
@@ -102,7 +107,7 @@ def test_a_network_without_context_gives_the_same_in_tiles(shape, tile, overlap,
 
 def test_volumes_and_several_channels_are_tiled_alike():
   volume = np.random.default_rng(0).normal(size=(5, 17, 9, 3)).astype(np.float32)
-  result = tiling.predict_tiled(
+  result = predict(
     lambda tiles: softmax(tiles, axis=-1), volume, tile=(4, 8, 16), **{**OPTIONS, 'num_classes': 3}
   )
   np.testing.assert_allclose(result, softmax(volume, axis=-1), atol=1e-6)
@@ -118,7 +123,7 @@ def test_a_jitted_network_runs_ahead_and_is_fetched_in_order():
     return jax.nn.softmax(jnp.concatenate([tiles, -tiles], axis=-1), axis=-1)
 
   image = random_image(50, 40)
-  result = tiling.predict_tiled(network, image, tile=(16, 16), **OPTIONS)
+  result = predict(network, image, tile=(16, 16), **OPTIONS)
   np.testing.assert_allclose(result, pointwise(image), atol=1e-6)
   assert calls == 1
 
@@ -142,7 +147,7 @@ def test_each_batch_is_started_before_the_one_before_is_fetched():
     return Later(number, pointwise(tiles))
 
   options = {**OPTIONS, 'overlap': 0.0, 'batch_size': 1}
-  tiling.predict_tiled(apply_fn, random_image(12, 4), tile=(4, 4), **options)
+  predict(apply_fn, random_image(12, 4), tile=(4, 4), **options)
   started, fetched = [('start', i) for i in range(3)], [('fetch', i) for i in range(3)]
   assert events == [started[0], started[1], fetched[0], started[2], fetched[1], fetched[2]]
 
@@ -154,11 +159,11 @@ def test_overlapping_tiles_are_averaged_with_the_weights_of_the_window():
 
   options = {'overlap': 0.2, 'batch_size': 2, 'num_classes': 1}
   image = np.zeros((10, 1, 1), np.float32)
-  result = tiling.predict_tiled(apply_fn, image, tile=(6, 1), blend='gaussian', **options)
+  result = predict(apply_fn, image, tile=(6, 1), blend='gaussian', **options)
   w = np.exp(-((np.arange(6) - 2.5) ** 2) / (2 * (6 / 8) ** 2))
   shared = w[4:] / (w[4:] + w[:2])
   np.testing.assert_allclose(result[:, 0, 0], [1] * 4 + list(shared) + [0] * 4, rtol=1e-4)
-  result = tiling.predict_tiled(apply_fn, image, tile=(6, 1), blend='uniform', **options)
+  result = predict(apply_fn, image, tile=(6, 1), blend='uniform', **options)
   np.testing.assert_allclose(result[:, 0, 0], [1] * 4 + [0.5] * 2 + [0] * 4)
 
 
@@ -171,7 +176,7 @@ def test_an_image_smaller_than_the_tile_is_mirrored_up_to_it():
 
   image = np.arange(3, dtype=np.float32).reshape(1, 3, 1)
   options = {**OPTIONS, 'batch_size': 1}
-  assert tiling.predict_tiled(apply_fn, image, tile=(2, 7), **options).shape == (1, 3, 2)
+  assert predict(apply_fn, image, tile=(2, 7), **options).shape == (1, 3, 2)
   row = [0, 1, 2, 2, 1, 0, 0]
   np.testing.assert_array_equal(seen[0][0, :, :, 0], [row, row])
 
@@ -182,7 +187,7 @@ def test_what_fills_the_last_batch_has_no_influence():
     return np.where(empty, np.nan, pointwise(tiles))
 
   image = random_image(20, 20)  # 4 tiles in batches of 3
-  result = tiling.predict_tiled(apply_fn, image, tile=(12, 12), **OPTIONS)
+  result = predict(apply_fn, image, tile=(12, 12), **OPTIONS)
   np.testing.assert_allclose(result, pointwise(image), atol=1e-6)
 
 
@@ -194,7 +199,7 @@ def test_a_stop_is_obeyed_before_the_next_batch():
     return pointwise(tiles)
 
   with pytest.raises(errors.Interrupted):
-    tiling.predict_tiled(
+    predict(
       apply_fn,
       random_image(40, 40),
       tile=(8, 8),
@@ -206,6 +211,52 @@ def test_a_stop_is_obeyed_before_the_next_batch():
 
 def test_a_network_with_another_number_of_classes_is_refused():
   with pytest.raises(ValueError, match='expected'):
-    tiling.predict_tiled(
-      pointwise, random_image(9, 9), tile=(8, 8), **{**OPTIONS, 'num_classes': 3}
-    )
+    predict(pointwise, random_image(9, 9), tile=(8, 8), **{**OPTIONS, 'num_classes': 3})
+
+
+def box_mean(image, step, reach):
+  """A network with a divisor and a limited view: the mean over cells, then over a box of cells.
+
+  Like real ones it pads with zeros, at the far end up to the divisor.
+  """
+  n = image.shape[-2]
+  padded = np.pad(image[..., 0], [(0, 0)] * (image.ndim - 2) + [(0, -n % step)])
+  cells = padded.reshape(*padded.shape[:-1], -1, step).mean(-1)
+  wide = np.pad(cells, [(0, 0)] * (cells.ndim - 1) + [(reach, reach)])
+  total = sum(wide[..., k : k + cells.shape[-1]] * (k + 1) for k in range(2 * reach + 1))
+  value = np.repeat(total, step, axis=-1)[..., :n] + image[..., 0] / 8
+  return np.stack([value, -value], axis=-1)
+
+
+@hypothesis.given(
+  size=st.integers(1, 90),
+  tile=st.integers(1, 60),
+  step=st.integers(1, 5),
+  reach=st.integers(0, 3),
+  batch_size=st.integers(1, 3),
+)
+@hypothesis.settings(max_examples=200, deadline=None)
+def test_exact_tiles_give_the_whole_image_or_are_refused(size, tile, step, reach, batch_size):
+  image = np.random.default_rng(0).normal(size=(1, size, 1)).astype(np.float32)
+  field = (2 * reach + 1) * step
+  options = {'overlap': 0.0, 'divisor': (1, step), 'receptive_field': (1, field)}
+  margin = tiling.halo(field, step)
+  assert reach * step + step - 1 <= margin  # the first voxel of a cell sees that far to the right
+  needed = min(2 * margin + step, -(-size // step) * step)
+  if -(-tile // step) * step < needed:
+    with pytest.raises(errors.ConfigError, match='too small for predict'):
+      tiling.lay_out((1, size), (1, tile), blend='exact', **options)
+    return
+  layout = tiling.lay_out((1, size), (1, tile), blend='exact', **options)
+  assert all(origin % step == 0 for origin in layout.origins[1])
+
+  def apply_fn(tiles):
+    return np.stack([box_mean(row, step, reach) for row in tiles])
+
+  found = tiling.predict_tiled(apply_fn, image, layout, batch_size=batch_size, num_classes=2)
+  np.testing.assert_allclose(found, box_mean(image, step, reach), atol=1e-4)
+
+
+def test_a_margin_reaches_as_far_as_a_voxel_sees():
+  # Pointwise; a 3 x 3 kernel; a U-Net of two levels: 18 voxels, and cells of 2.
+  assert [tiling.halo(1, 1), tiling.halo(3, 1), tiling.halo(18, 2)] == [0, 1, 10]

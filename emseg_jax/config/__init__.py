@@ -13,6 +13,7 @@ from emseg_jax.config.augment import Augment, Defects
 from emseg_jax.config.base import Section, parse_arg, pick
 from emseg_jax.config.data import Data, Labels, Phantom, Proximity, Sampling, Source, Task
 from emseg_jax.config.learning import Loss, LossTerm, Model, Optim, Train, Weighting
+from emseg_jax.config.postprocess import Postprocess
 from emseg_jax.config.reading import Reading
 from emseg_jax.config.running import Eval, Mesh, Predict, Run
 
@@ -29,6 +30,7 @@ __all__ = [
   'Model',
   'Optim',
   'Phantom',
+  'Postprocess',
   'Predict',
   'Proximity',
   'Reading',
@@ -56,6 +58,7 @@ class Config(Section):
   train: Train = Train()
   eval: Eval = Eval()
   predict: Predict = Predict()
+  postprocess: Postprocess = Postprocess()
   mesh: Mesh = Mesh()
   run: Run = Run()
 

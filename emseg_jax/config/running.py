@@ -42,8 +42,22 @@ class Predict(Section):
   overlap: Annotated[float, Field(ge=0, le=0.75)] = Field(
     0.25, description='share of a tile that neighbours overlap'
   )
-  blend: Literal['gaussian', 'uniform'] = Field('gaussian', description='weights in overlaps')
-  batch_size: Positive = Field(4, description='tiles per device call')
+  blend: Literal['gaussian', 'uniform', 'exact'] = Field(
+    'gaussian',
+    description='weights in overlaps; exact: only voxels that see no edge of a tile count, for '
+    'networks of a limited field of view',
+  )
+  augment: tuple[Literal['flips', 'rotations', 'views'], ...] = Field(
+    (), description='average over mirrored and turned copies; views: along all axes of a volume'
+  )
+  ensemble: tuple[str, ...] = Field(
+    (), description='work directories of further runs, such as other folds, to average with'
+  )
+  batch_size: Positive | None = Field(
+    None,
+    description='tiles per device call; None: what fits into half of the memory, at most 16 per '
+    'device; on CPUs 4 in all',
+  )
   probabilities: Literal['uint8', 'uint16'] | None = Field(
     None, description='also write one probability map per class, scaled to this type'
   )
@@ -63,6 +77,11 @@ class Mesh(Section):
 
   data: Annotated[int, Field(ge=-1)] = Field(-1, description='-1: all devices left by space')
   space: Positive = Field(1, description='devices that share one image')
+  shard_state: bool = Field(
+    False,
+    description='split parameters and the state of the optimiser over `data`, too: less memory on '
+    'each device, more to send in each step',
+  )
 
 
 class Run(Section):

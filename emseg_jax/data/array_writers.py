@@ -1,7 +1,7 @@
 """Volumes written slab by slab: MRC, HDF5, Zarr (OME), N5, neuroglancer's precomputed, NIfTI.
 
-A slab is [n, Y, X], uint8 or uint16; slabs come in order. Voxel sizes are (z, y, x) in nm; what is
-unknown is left out, or, in precomputed volumes, which must have one, 1 nm.
+A slab is [n, Y, X], uint8, uint16 or, but for MRC, uint32; slabs come in order. Voxel sizes are
+(z, y, x) in nm; what is unknown is left out, or, in precomputed volumes, which must have one, 1 nm.
 """
 
 import abc
@@ -46,7 +46,7 @@ class ArrayWriter(abc.ABC):
     Args:
       path: does not exist yet, unless it is a folder, see `StoreWriter`.
       shape: (z, y, x).
-      dtype: uint8 or uint16.
+      dtype: uint8, uint16, or, but for MRC, uint32.
       voxel_size_zyx: nm.
       dataset: name inside the file or folder; None: the format's usual one.
       labels: whether the values are labels, not intensities.

@@ -1,8 +1,9 @@
 """Results in the form of the input: image for image, folder for folder, volume for volume.
 
-Labels and probabilities are [Y, X], uint8 or uint16. PNG and JPEG input gives PNG (JPEG would
-change labels); volumes keep their format, or get that of the output's extension, and their voxel
-size. Sections are written as they come, so that a volume is never in memory as a whole.
+Labels and probabilities are [Y, X], uint8 or uint16; ids of instances uint32, which neither PNG nor
+MRC holds. PNG and JPEG input gives PNG (JPEG would change labels); volumes keep their format, or
+get that of the output's extension, and their voxel size. Sections are written as they come, so that
+a volume is never in memory as a whole.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import numpy as np
 from emseg_jax.data import array_writers, recognise, volumes
 from emseg_jax.errors import OutputError
 
-__all__ = ['STORES', 'check_target', 'target_of', 'write_like']
+__all__ = ['STORES', 'check_target', 'check_type', 'target_of', 'write_like']
 
 # Extensions and kinds of volumes -> names of writers.
 FORMS = {
@@ -30,6 +31,7 @@ FORMS = {
 USUAL = {'mrc': '.mrc', 'hdf5': '.h5', 'zarr': '.zarr', 'n5': '.n5', 'nifti': '.nii'} | {
   'precomputed': '.precomputed'
 }
+TYPES = ('u1', 'u2', 'u4')
 STORES = ('zarr', 'zarr3', 'n5', 'precomputed')  # folders
 # Classic TIFF has 32-bit offsets; some room is left for headers.
 CLASSIC_TIFF_BYTES = 2**32 - 2**25
@@ -54,12 +56,13 @@ def write_like(
       HDF5 ('out.h5:/name' names the dataset), '.zarr', '.n5', '.precomputed' or '.nii' whatever
       the format of the reference is. '.ome.tif' asks for OME metadata, other TIFFs get ImageJ's
       unless they need BigTIFF.
-    sections: [Y, X] uint8 or uint16, sizes as in the reference; may be a generator.
+    sections: [Y, X] uint8, uint16 or uint32, sizes as in the reference; may be a generator.
     suffix: added to the name, before the extension.
 
   Raises:
     OutputError: the path is the input, exists as something else, has an extension of another
-      format, or cannot be written. Nothing is left behind then.
+      format, or of one that cannot hold the type, or cannot be written. Nothing is left behind
+      then.
     ValueError: sections of a wrong number, shape or type.
   """
   folder = reference.axes.startswith('N')
@@ -68,7 +71,7 @@ def write_like(
   dataset = recognise.split_dataset(os.fspath(path))[1]
   extensions = _extensions(reference)
   temporary = target.with_name(f'.{target.name}.{uuid.uuid4().hex[:8]}.tmp')
-  pages = _checked(reference, sections)
+  pages = _checked(reference, sections, target, writer)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     if folder:
@@ -155,11 +158,10 @@ def _write_array(
 
 
 def _extensions(reference: volumes.Volume) -> tuple[str, ...]:
-  """Extension of every output file: that of a TIFF input, else .png; .tif for stacks in memory."""
-  if not reference.files:
-    return (('.png' if reference.axes.startswith('N') else '.tif'),) * len(reference)
-  found = (_split(file)[1] for file in reference.files)
-  return tuple(e if e.endswith(volumes.TIFF_SUFFIXES) else '.png' for e in found)
+  """Extension of every image file: that of a TIFF input, else .tif for volumes, .png for images."""
+  usual = '.tif' if reference.axes.startswith('Z') else '.png'
+  found = (_split(file)[1] for file in reference.files or [''] * len(reference))
+  return tuple(e if e.endswith(volumes.TIFF_SUFFIXES) else usual for e in found)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -206,17 +208,37 @@ def check_target(reference: volumes.Volume, target: Path, writer: str | None) ->
     raise OutputError(f'{target}: is not empty; remove it or choose another output folder')
 
 
-def _checked(reference: volumes.Volume, sections: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def check_type(
+  reference: volumes.Volume, target: Path, writer: str | None, dtype: np.dtype
+) -> None:
+  """Makes sure that what `target_of` said can hold integers of a type.
+
+  Raises:
+    OutputError: it cannot.
+  """
+  names = _extensions(reference) if reference.axes.startswith('N') else [target.name.lower()]
+  images = writer is None and not all(name.endswith(volumes.TIFF_SUFFIXES) for name in names)
+  if dtype.itemsize > 2 and (images or writer == 'mrc'):
+    raise OutputError(
+      f'{target}: {"PNG" if images else "MRC"} cannot hold {dtype}; name the output .zarr, .n5, '
+      '.precomputed, .h5, .nii or .tif'
+    )
+
+
+def _checked(
+  reference: volumes.Volume, sections: Iterable[np.ndarray], target: Path, writer: str | None
+) -> Iterator[np.ndarray]:
   count, dtype = 0, None
   for count, section in enumerate(sections, start=1):
     if count > len(reference):
       break
     shape, dtype = reference.section_shape(count - 1), dtype or section.dtype
-    if section.shape != shape or section.dtype != dtype or dtype not in ('u1', 'u2'):
+    if section.shape != shape or section.dtype != dtype or dtype not in TYPES:
       raise ValueError(
         f'section {count - 1} is {section.shape} {section.dtype}, but {shape} '
-        f'{dtype if dtype in ("u1", "u2") else "uint8 or uint16"} is needed'
+        f'{dtype if dtype in TYPES else "uint8, uint16 or uint32"} is needed'
       )
+    check_type(reference, target, writer, dtype)
     yield section
   if count != len(reference):
     more = ' or more' if count > len(reference) else ''
@@ -238,8 +260,9 @@ def _write(
   first = next(pages)
   big = count * first.nbytes > CLASSIC_TIFF_BYTES
   size = reference.voxel_size_zyx or (None, None, None)
-  # ImageJ knows neither BigTIFF nor a spacing without a pixel size.
-  ome = big or extension.startswith('.ome') or (size != (None,) * 3 and None in size[1:])
+  # ImageJ knows neither BigTIFF, nor uint32, nor a spacing without a pixel size.
+  odd = big or first.dtype.itemsize > 2 or (size != (None,) * 3 and None in size[1:])
+  ome = odd or extension.startswith('.ome')
   tifffile.imwrite(
     path,
     itertools.chain([first], pages),

@@ -254,7 +254,7 @@ def test_an_unwritable_place_is_reported(tmp_path):
     (random_image(2, 4, 5), '3 sections are needed, got 2'),
     (random_image(5, 4, 5), '3 sections are needed, got 4 or more'),
     (random_image(3, 4, 6), r'section 0 is \(4, 6\) uint8, but \(4, 5\) uint8 is needed'),
-    (random_image(3, 4, 5).astype(np.int32), 'int32, but .* uint8 or uint16 is needed'),
+    (random_image(3, 4, 5).astype(np.int32), 'int32, but .* uint8, uint16 or uint32 is needed'),
     ([], '3 sections are needed, got 0'),
   ],
 )

@@ -1,0 +1,152 @@
+"""Connected components of a volume that is only ever seen block by block.
+
+Each block is labelled by itself, with numbers that no other block uses (provisional ids). Then the
+faces between blocks tell which of these belong together, and sizes and other facts about them are
+added up. What remains is one number per provisional id, so that memory is that of a block and of
+the components; the result is that of the whole volume.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from emseg_jax.postprocess import stitch
+from emseg_jax.postprocess.grid import Box, Grid, Place, Read, Scratch
+
+__all__ = ['Components', 'find', 'structure']
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+  """The components of a mask, 1 to n by their first voxels (along x first, z last).
+
+  Attributes:
+    store: provisional ids, 0 outside the mask.
+    table: [provisional ids + 1] int64: which component each belongs to; 0: none.
+    sizes: [n + 1] int64, voxels; sizes[0] = 0, and so on below.
+    at_border: [n + 1] bool, whether a component touches the border of the volume.
+    marked: [n + 1] bool, whether it holds a marked voxel.
+  """
+
+  store: Scratch
+  table: np.ndarray
+  sizes: np.ndarray
+  at_border: np.ndarray
+  marked: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.sizes) - 1
+
+  def keep(self, kept: np.ndarray) -> 'Components':
+    """Those components for which kept [n + 1] bool says so, without gaps in the numbers."""
+    kept = kept & (np.arange(len(kept)) > 0)
+    numbers = np.where(kept, np.cumsum(kept), 0)
+    kept[0] = True  # stays the entry of the background
+    facts = (fact[kept] for fact in (self.sizes, self.at_border, self.marked))
+    return Components(self.store, numbers[self.table], *facts)
+
+  def ids(self, start: Place, stop: Place) -> np.ndarray:
+    """Components in a box, int64."""
+    return self.table[self.store.read(start, stop)]
+
+  def mask(self, start: Place, stop: Place) -> np.ndarray:
+    """Whether there is a component, bool."""
+    return (self.table > 0)[self.store.read(start, stop)]
+
+
+def structure(connectivity: int, dimensions: int) -> np.ndarray:
+  """Which of its neighbours a voxel is joined to, [3, 3, 3] bool.
+
+  Args:
+    connectivity: 1: those that share a face, 2: at least an edge, 3: at least a corner.
+    dimensions: 2: those of the same section only.
+  """
+  full = ndimage.generate_binary_structure(3, connectivity)
+  if dimensions == 2:
+    full[[0, 2]] = False
+  return full
+
+
+def find(
+  grid: Grid,
+  read: Read,
+  joined: np.ndarray,
+  path: Path,
+  *,
+  border: Sequence[int] = (),
+  marked: Read | None = None,
+) -> Components:
+  """Finds the connected components of a mask.
+
+  Args:
+    grid: the blocks.
+    read: the mask, bool.
+    joined: from `structure`.
+    path: where the provisional ids are stored; does not exist yet.
+    border: axes at whose ends the volume has a border.
+    marked: voxels whose components get `marked`, bool; None: none do.
+
+  Raises:
+    Interrupted: `grid.should_stop` said so.
+  """
+  dtype = 'u4' if np.prod(grid.shape, dtype=np.int64) < 2**32 else 'u8'
+  store = Scratch(path, grid.shape, dtype, tuple(min(b, 64) for b in grid.block))
+  facts, total = [np.zeros((4, 0), np.int64)], 0
+  for start, stop in grid.boxes():
+    local, count = ndimage.label(read(start, stop), joined)
+    if count:
+      store.write(start, np.where(local > 0, local.astype(dtype) + total, 0).astype(dtype))
+      seeds = local[marked(start, stop)] if marked is not None else np.zeros(0, np.int64)
+      facts.append(_facts(local, count, (start, stop), grid.shape, border, seeds))
+      total += count
+  sizes, first, at_border, seeded = np.concatenate(facts, axis=1)
+  owner = stitch.merge(total, stitch.touching(grid, store.read, joined))
+  return _number(store, owner, sizes, first, at_border > 0, seeded > 0)
+
+
+def _facts(
+  local: np.ndarray, count: int, box: Box, shape: Place, border: Sequence[int], seeds: np.ndarray
+) -> np.ndarray:
+  """[4, count]: size, first voxel of the volume, at the border, marked."""
+  start, stop = box
+  flat = local.ravel()
+  inside = np.flatnonzero(flat)
+  first = np.full(count + 1, flat.size, np.int64)
+  np.minimum.at(first, flat[inside], inside)
+  places = np.unravel_index(first[1:], local.shape)
+  first = np.ravel_multi_index([p + a for p, a in zip(places, start, strict=True)], shape)
+  at_border = np.zeros(count + 1, np.int64)
+  for axis in border:
+    if start[axis] == 0:
+      at_border[local.take(0, axis)] = 1
+    if stop[axis] == shape[axis]:
+      at_border[local.take(-1, axis)] = 1
+  marked = np.zeros(count + 1, np.int64)
+  marked[seeds] = 1
+  return np.stack([np.bincount(flat, minlength=count + 1)[1:], first, at_border[1:], marked[1:]])
+
+
+def _number(
+  store: Scratch,
+  owner: np.ndarray,
+  sizes: np.ndarray,
+  first: np.ndarray,
+  at_border: np.ndarray,
+  marked: np.ndarray,
+) -> Components:
+  """Adds up what is known of provisional ids by their owners, and orders these."""
+  count = int(owner.max(initial=-1)) + 1
+  start = np.full(count, np.iinfo(np.int64).max)
+  np.minimum.at(start, owner, first)
+  number = np.empty(count, np.int64)
+  number[np.argsort(start)] = np.arange(1, count + 1)
+  table = np.concatenate([[0], number[owner]])
+  total = np.zeros(count + 1, np.int64)
+  np.add.at(total, table[1:], sizes)
+  border, seeded = np.zeros((2, count + 1), bool)
+  border[table[1:][at_border]] = True
+  seeded[table[1:][marked]] = True
+  return Components(store, table, total, border, seeded)

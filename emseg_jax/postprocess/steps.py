@@ -1,0 +1,157 @@
+"""The steps from a volume to a clean mask and its instances, as chains of block-wise readings.
+
+Each step is a function of boxes that looks up what the last one left on disk; nothing is computed
+before its voxels are asked for.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from emseg_jax.config.postprocess import Postprocess
+from emseg_jax.data.volume import VoxelSize
+from emseg_jax.postprocess import components, flood, relief
+from emseg_jax.postprocess.components import Components
+from emseg_jax.postprocess.grid import Grid, Place, Read, Scratch
+
+__all__ = ['Steps']
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Steps:
+  """The steps that a configuration asks for.
+
+  Args:
+    options: the configuration.
+    grid: the blocks.
+    read: the input, labels or probabilities.
+    voxel_size: (z, y, x) in nm; None: unknown.
+    dimensions: 2: each section by itself.
+    folder: where intermediate results are stored; exists.
+  """
+
+  def __init__(
+    self,
+    options: Postprocess,
+    grid: Grid,
+    read: Read,
+    *,
+    voxel_size: VoxelSize | None,
+    dimensions: int,
+    folder: Path,
+  ) -> None:
+    self._options, self._grid, self._read = options, grid, read
+    self._voxel_size, self._dimensions, self._folder = voxel_size, dimensions, folder
+    self._joined = components.structure(options.connectivity, dimensions)
+    self.border = border(grid.shape, dimensions)
+
+  def clean(self) -> tuple[Read, Components | None]:
+    """The mask after hysteresis, hole filling and removal of small objects.
+
+    Returns:
+      The mask, and its components where they are known anyway.
+
+    Raises:
+      Interrupted: `grid.should_stop` said so.
+    """
+    options = self._options
+    mask, objects = self._foreground, None
+    if options.high is not None:
+      objects = self._find(mask, 'hysteresis', marked=self._above(options.high))
+      objects = objects.keep(objects.marked)
+      mask = objects.mask
+      LOGGER.info('Hysteresis leaves %d objects', len(objects))
+    if options.holes is not None:
+      mask, objects = self._filled(mask), None
+    smallest = self._smallest()
+    if smallest > 1:
+      objects = objects or self._find(mask, 'objects')
+      before, objects = len(objects), objects.keep(objects.sizes >= smallest)
+      mask = objects.mask
+      LOGGER.info('%d of %d objects are below %d voxels', before - len(objects), before, smallest)
+    return mask, objects
+
+  def instances(self) -> tuple[Read, int]:
+    """The ids of instances, and how many there are: components, or the watershed of markers.
+
+    Raises:
+      Interrupted: `grid.should_stop` said so.
+    """
+    mask, objects = self.clean()
+    if self._options.instances == 'components':
+      objects = objects or self._find(mask, 'instances')
+      return objects.ids, len(objects)
+    heights = Scratch(self._folder / 'relief', self._grid.shape, 'u2', self._chunk())
+    compute = self._relief(mask)
+    for start, stop in self._grid.boxes():
+      heights.write(start, compute(start, stop))
+    markers = self._find(lambda start, stop: heights.read(start, stop) == 1, 'markers')
+    markers = markers.keep(markers.sizes >= self._options.marker_voxels)
+    LOGGER.info('%d markers', len(markers))
+    labels = flood.watershed(self._grid, heights, markers, self._joined, self._folder)
+    return labels.read, len(markers)
+
+  def _find(self, mask: Read, name: str, *, marked: Read | None = None) -> Components:
+    path = self._folder / name
+    return components.find(self._grid, mask, self._joined, path, border=self.border, marked=marked)
+
+  def _foreground(self, start: Place, stop: Place) -> np.ndarray:
+    if self._options.threshold is not None:
+      return self._above(self._options.threshold)(start, stop)
+    labels, wanted = self._read(start, stop), self._options.label
+    return labels != 0 if wanted is None else labels == wanted
+
+  def _above(self, share: float) -> Read:
+    def read(start: Place, stop: Place) -> np.ndarray:
+      values = self._read(start, stop)
+      return values > share * relief.full(values.dtype)
+
+    return read
+
+  def _filled(self, mask: Read) -> Read:
+    """With the background that is enclosed, as scipy's `binary_fill_holes`: across faces only."""
+    faces = components.structure(1, self._dimensions)
+    outside = components.find(
+      self._grid,
+      lambda start, stop: ~mask(start, stop),
+      faces,
+      self._folder / 'holes',
+      border=self.border,
+    )
+    holes = ~outside.at_border
+    if self._options.holes != 'all':
+      holes &= outside.sizes <= self._options.holes
+    LOGGER.info('%d holes are filled', int(holes[1:].sum()))
+    holes[0] = True  # the foreground
+    table = holes[outside.table]
+    return lambda start, stop: table[outside.store.read(start, stop)]
+
+  def _smallest(self) -> int:
+    """Voxels of the smallest object that may stay."""
+    volume = self._options.min_volume
+    if volume is None:
+      return self._options.min_voxels or 1
+    z, y, x = self._voxel_size
+    return int(np.ceil(volume / (y * x * (z if self._dimensions == 3 else 1)) - 1e-9))
+
+  def _relief(self, mask: Read) -> Read:
+    options = self._options
+    if options.marker_threshold is not None:
+      return relief.from_probability(self._read, mask, options.marker_threshold)
+    return relief.from_distance(
+      self._grid,
+      mask,
+      options.marker_distance,
+      self._voxel_size or (1.0, 1.0, 1.0),
+      dimensions=self._dimensions,
+    )
+
+  def _chunk(self) -> Place:
+    return tuple(min(b, 64) for b in self._grid.block)
+
+
+def border(shape: Place, dimensions: int) -> tuple[int, ...]:
+  """Axes at whose ends there is a border: z only where sections are more than one and joined."""
+  return (0, 1, 2) if dimensions == 3 and shape[0] > 1 else (1, 2)

@@ -1,0 +1,77 @@
+"""Segmentation of images for networks that see single sections, file by file."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from emseg_jax.data import pairs, resampled, writers
+from emseg_jax.errors import OutputError
+from emseg_jax.predict import Predictor, file_values, label_values, open_input
+
+__all__ = ['predict_images']
+
+LOGGER = logging.getLogger(__name__)
+
+
+def predict_images(
+  predictor: Predictor,
+  source: str | Path,
+  output: Path,
+  *,
+  should_stop: Callable[[], bool] | None = None,
+) -> list[Path]:
+  """Segments an image, or a folder of images, into the same kind of file.
+
+  Labels carry the values of the training labels (the inverse of data.label_mapping). With
+  predict.probabilities each class also gets a map `OUTPUT_prob_CLASS`, scaled to the full range of
+  its type.
+
+  Args:
+    predictor: a loaded predictor of a network for sections.
+    source: what `volumes.open_volume` reads.
+    output: file or folder to write.
+    should_stop: asked between batches of tiles.
+
+  Returns:
+    The paths written, labels first.
+
+  Raises:
+    DataError: the source cannot be read, or its type is not the one trained on where that matters.
+    Interrupted: `should_stop` said so; nothing is left half-written.
+    OutputError: the output cannot be written.
+  """
+  config = predictor.config
+  given, volume = open_input(predictor, source)
+  split = pairs.Split.of_images(volume)
+  values = file_values(config)
+  kind = config.predict.probabilities
+  try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Probability maps wait here image by image: a folder times classes would not fit in memory.
+    spool = tempfile.TemporaryDirectory(dir=output.parent, prefix='.emseg_')
+  except OSError as error:
+    raise OutputError(f'{output}: cannot be written: {error.strerror}') from error
+
+  def label_sections() -> Iterator[np.ndarray]:
+    for index, name in enumerate(volume.names):
+      probabilities = predictor.group_probabilities(split, (index,), should_stop)
+      if kind:
+        scaled = np.round(probabilities * np.iinfo(kind).max).astype(kind)
+        np.save(Path(spool.name) / f'{index}.npy', scaled)
+      LOGGER.info('%d/%d %s', index + 1, len(volume), name)
+      yield values[label_values(probabilities, config.task)]
+
+  def map_sections(k: int) -> Iterator[np.ndarray]:
+    for index in range(len(volume)):
+      yield np.ascontiguousarray(np.load(Path(spool.name) / f'{index}.npy', mmap_mode='r')[..., k])
+
+  with spool:
+    labels = resampled.back(label_sections(), volume, given)
+    written = [writers.write_like(given, output, labels)]
+    for k, name in enumerate(config.task.classes if kind else ()):
+      maps = resampled.back(map_sections(k), volume, given)
+      written.append(writers.write_like(given, output, maps, suffix=f'_prob_{name}'))
+  return written
