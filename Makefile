@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long test-slurm parity lint format clean
+.PHONY: demo test test-long test-slurm parity lint format docs clean
 
 demo: $(STAMP)
 	$(BIN)/python -m emseg_jax.demo $(DEMO)
@@ -40,5 +40,10 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
+# The manual, in site/.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build *.egg-info runs/demo
+	rm -rf $(VENV) build site *.egg-info runs/demo

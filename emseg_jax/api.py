@@ -15,13 +15,14 @@ import numpy as np
 from emseg_jax import (
   block_job,
   experiment,
+  loading,
   predict_images,
-  predict_volume,
   processes,
   trainer,
+  volume_prediction,
 )
 from emseg_jax import config as config_lib
-from emseg_jax import evaluate as evaluate_lib
+from emseg_jax import evaluation as evaluation_lib
 from emseg_jax import fuse as fuse_lib
 from emseg_jax import predict as predict_lib
 from emseg_jax.data import pairs
@@ -81,7 +82,7 @@ def evaluate(
   *,
   split: str | None = None,
   should_stop: StopFn = _never,
-) -> evaluate_lib.Evaluation:
+) -> evaluation_lib.Evaluation:
   """Scores a checkpoint of a run on a split; writes evaluation/SPLIT.json and class maps.
 
   Args:
@@ -98,12 +99,12 @@ def evaluate(
   if not sources:
     raise ConfigError(f'config.data.{split}: is empty; name the images and labels to score')
   data = pairs.open_split(sources, task=config.task, data=config.data)
-  predictor = predict_lib.load_predictor(config, folder)
+  predictor = loading.load_predictor(config, folder)
 
   def write(index: int, prediction: np.ndarray) -> None:
-    evaluate_lib.write_class_map(evaluate_lib.class_map_path(folder, split, index), prediction)
+    evaluation_lib.write_class_map(evaluation_lib.class_map_path(folder, split, index), prediction)
 
-  result = evaluate_lib.evaluate_split(
+  result = evaluation_lib.evaluate_split(
     predictor,
     data,
     extra_metrics=config.eval.metrics,
@@ -114,13 +115,13 @@ def evaluate(
   if not processes.is_first():
     return result
   path = folder / 'evaluation' / f'{split}.json'
-  evaluate_lib.write_evaluation(result, path, step=predictor.meta.step, split=split)
+  evaluation_lib.write_evaluation(result, path, step=predictor.meta.step, split=split)
   LOGGER.info(
     '%s, %d images, step %d\n%s\n-> %s',
     split,
     len(data),
     predictor.meta.step,
-    evaluate_lib.format_evaluation(result),
+    evaluation_lib.format_evaluation(result),
     path,
   )
   return result
@@ -132,7 +133,7 @@ def score(
   labels: str | Path,
   *,
   output: Path | None = None,
-) -> evaluate_lib.Evaluation:
+) -> evaluation_lib.Evaluation:
   """Scores segmentation files made elsewhere with the classes and label mapping of a configuration.
 
   Args:
@@ -144,10 +145,10 @@ def score(
   Raises:
     DataError: the files do not match or hold values that are not mapped.
   """
-  result = evaluate_lib.score_files(predictions, labels, config=config)
-  LOGGER.info('%s\n%s', predictions, evaluate_lib.format_evaluation(result))
+  result = evaluation_lib.score_files(predictions, labels, config=config)
+  LOGGER.info('%s\n%s', predictions, evaluation_lib.format_evaluation(result))
   if output is not None:
-    evaluate_lib.write_evaluation(result, output, step=None, split=str(predictions))
+    evaluation_lib.write_evaluation(result, output, step=None, split=str(predictions))
     LOGGER.info('-> %s', output)
   return result
 
@@ -181,7 +182,7 @@ def predict(
   Raises:
     EmsegError: checkpoint, data or output cannot be used.
   """
-  predictor = predict_lib.load_predictor(config, folder)
+  predictor = loading.load_predictor(config, folder)
   _, volume = predict_lib.open_input(predictor, source)
   by_blocks = block_job.is_volume(predictor, volume)
   options = config.predict
@@ -193,7 +194,7 @@ def predict(
     LOGGER.info('%s', block_job.describe(predictor, source, output))
     return []
   if by_blocks:
-    written = predict_volume.predict_volume(
+    written = volume_prediction.predict_volume(
       predictor, source, output, part=part, should_stop=should_stop
     )
   else:
@@ -225,7 +226,7 @@ def fuse(
   """
   predictors = []
   for config, folder in zip(configs, folders, strict=True):
-    predictors.append(predict_lib.load_predictor(config, folder))
+    predictors.append(loading.load_predictor(config, folder))
   path = fuse_lib.fuse_files(predictors, source, output, should_stop=should_stop)
   for value, (config, folder) in enumerate(zip(configs, folders, strict=True), start=1):
     LOGGER.info('%d: %s (%s)', value, config.task.classes[1], folder)
@@ -275,7 +276,7 @@ def _case(folder: Path, split: str, data: pairs.Split, image: dict[str, Any]) ->
   from PIL import Image
 
   index = image['index']
-  path = evaluate_lib.class_map_path(folder, split, index)
+  path = evaluation_lib.class_map_path(folder, split, index)
   if not path.is_file():
     raise DataError(
       f'{path}: the class map of {image["name"]} is missing; run --mode=evaluate again'

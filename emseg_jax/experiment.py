@@ -174,7 +174,7 @@ def validate(config: config_lib.Config) -> list[str]:
         f'{field}={size} is not a multiple of {model.divisor}, the stride of {config.model.name}; '
         f'the network pads it with zeros to {padded}.'
       )
-  expected = 'caffe' if str(config.model.init_from).endswith('.h5') else 'imagenet'
+  expected = pretrained.trained_with(config.model.init_from) if config.model.init_from else None
   if config.model.init_from and config.data.normalisation != expected:
     remarks.append(
       f'data.normalisation={config.data.normalisation}: the weights of model.init_from were '

@@ -43,6 +43,8 @@ def _define_flags() -> flags.FlagValues:
   flags.DEFINE_bool(
     'partial', False, 'prepare from a part of the published files', flag_values=values
   )
+  text('title', 'name of an exported model')
+  text('licence', 'of the parameters of an exported model, an SPDX identifier')
   text('roi', 'box to predict: z0:z1,y0:y1,x0:x1')
   text('part', 'i/n: predict the i-th of n shares of a volume, from 0')
   text('coordinator', 'host:port of process 0, of several that train together')
@@ -107,6 +109,10 @@ def _load_config(values: flags.FlagValues, overrides: Sequence[str]) -> Config:
     config = config_io.load(values.config)
   elif values.workdir and (Path(values.workdir) / 'config.json').exists():
     config = workdir.read_config(Path(values.workdir))
+  elif values.mode == 'predict' and (Path(values.workdir) / 'model.json').exists():
+    from emseg_jax import bundle
+
+    config = bundle.read_config(values.workdir)
   elif values.mode in WITHOUT_CONFIG or values.what == 'data':
     config = Config()
   elif values.mode == 'evaluate' and values.input:

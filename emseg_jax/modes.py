@@ -135,6 +135,15 @@ def _postprocess(call: Call) -> None:
   LOGGER.info('-> %s', result.path)
 
 
+def _export(call: Call) -> None:
+  _prepare_devices(call.config)
+  from emseg_jax.export import run
+
+  run.export_run(
+    call.config, call.workdir, call.output, title=call.flags.title, licence=call.flags.licence
+  )
+
+
 def _report(call: Call) -> None:
   _prepare_devices(call.config)
   from emseg_jax import api
@@ -240,6 +249,7 @@ MODES: Mapping[str, Callable[[Call], None]] = {
   'predict': _predict,
   'postprocess': _postprocess,
   'check': _check,
+  'export': _export,
   'report': _report,
   'models': _models,
   'benchmark': _benchmark,
@@ -254,6 +264,7 @@ NEEDED = {
   'evaluate': ('workdir',),
   'predict': ('workdir', 'input', 'output'),
   'postprocess': ('input', 'output'),
+  'export': ('workdir', 'output'),
   'report': ('workdir',),
   'fuse': ('input', 'output'),
   'compare': ('output',),
@@ -285,5 +296,5 @@ def _prepare_devices(config: Config, group: processes.Group | None = None) -> No
   if os.path.exists('/proc/driver/nvidia/version') and jax.default_backend() == 'cpu':
     LOGGER.warning(
       'There is an NVIDIA GPU, but this jax runs on the CPU; install it with '
-      'pip install "emseg_jax[cuda13]" (or cuda12)'
+      'pip install ".[cuda13]" (or cuda12)'
     )

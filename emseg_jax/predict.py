@@ -24,9 +24,8 @@ from emseg_jax import (
   symmetries,
   tiling,
   train_step,
-  workdir,
 )
-from emseg_jax.checkpoint import Checkpoints, Meta, state_digests
+from emseg_jax.checkpoint import Meta, state_digests
 from emseg_jax.data import blocks, normalise, pairs, resampled, volumes, voxel_sizes
 from emseg_jax.errors import ConfigError, DataError
 from emseg_jax.train_state import TrainState
@@ -35,7 +34,6 @@ __all__ = [
   'Predictor',
   'file_values',
   'label_values',
-  'load_predictor',
   'open_input',
   'tile_size',
 ]
@@ -228,38 +226,6 @@ class Predictor:
     ]
     image = np.stack(sections) if volume else sections[0]
     return self.probabilities(image, should_stop)
-
-
-def load_predictor(config: config_lib.Config, folder: Path) -> Predictor:
-  """Restores the checkpoint that eval.checkpoint names, and those of predict.ensemble.
-
-  Args:
-    config: the run's configuration, with other sources, tiles or devices where wanted.
-    folder: work directory.
-
-  Raises:
-    CheckpointError: a work directory holds no intact checkpoint.
-    ConfigError: a work directory holds another network.
-  """
-  setup = experiment.set_up(config)
-  state, meta = _restore(config, setup, folder)
-  predictor = Predictor(setup, normalise.Normalisation.from_json(meta.normalisation), meta)
-  predictor.load(state)
-  for other in config.predict.ensemble:
-    state, meta = _restore(config, setup, Path(other))
-    predictor.add(state, normalise.Normalisation.from_json(meta.normalisation))
-  return predictor
-
-
-def _restore(
-  config: config_lib.Config, setup: experiment.Experiment, folder: Path
-) -> tuple[TrainState, Meta]:
-  workdir.check_same_network(config, folder)
-  checkpoints = Checkpoints(folder / 'checkpoints', keep=config.train.keep, read_only=True)
-  with contextlib.closing(checkpoints):
-    state, meta = checkpoints.restore(setup.abstract_state(), which=config.eval.checkpoint)
-  LOGGER.info('Using the checkpoint of step %d in %s.', meta.step, folder)
-  return state, meta
 
 
 def open_input(predictor: Predictor, source: str | Path) -> tuple[volumes.Volume, volumes.Volume]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from emseg_jax import config as config_lib
 from emseg_jax import (
-  evaluate,
+  evaluation,
   experiment,
   processes,
   sharding,
@@ -255,7 +255,7 @@ class _Loop:
     self._fetch(keep=0)
     self._predictor.load(self._state)
     best = self._config.eval.best
-    result = evaluate.evaluate_split(
+    result = evaluation.evaluate_split(
       self._predictor,
       self._validation,
       # Scores that cost more than a pass over the voxels wait for the end, unless they decide.
@@ -266,7 +266,7 @@ class _Loop:
       # Processes could not agree on a tile.
       should_stop=self._should_stop if self._alone else None,
     )
-    scores = evaluate.flat_scores(result)
+    scores = evaluation.flat_scores(result)
     self._writer.write(self._meta.step, {f'validation/{n}': v for n, v in scores.items()})
     found = verdict.judge(self._meta, scores.get(best), self._config)
     self._meta = found.meta

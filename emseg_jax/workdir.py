@@ -73,18 +73,21 @@ def claim(workdir: Path, config: Config, *, extend: bool, write: bool = True) ->
     config_io.write_text(path, config_io.to_json(config))
 
 
-def check_same_network(config: Config, workdir: Path) -> None:
-  """Makes sure that a configuration describes the network of an existing run.
+def check_same_network(config: Config, trained: Config, folder: Path) -> None:
+  """Makes sure that a configuration describes the network that there is.
+
+  Args:
+    config: what is asked for.
+    trained: of the training.
+    folder: work directory or exported model, for the message.
 
   Raises:
-    ConfigError: it does not, or there is no run.
+    ConfigError: it does not.
   """
-  changed = config_io.differences(read_config(workdir), config)
+  changed = config_io.differences(trained, config)
   network = [c for c in changed if c.startswith(NETWORK_FIELDS)]
   if network:
-    raise ConfigError(
-      f'--workdir={workdir}: its checkpoints belong to another network: {"; ".join(network)}'
-    )
+    raise ConfigError(f'{folder}: holds another network: {"; ".join(network)}')
 
 
 @contextlib.contextmanager

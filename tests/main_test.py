@@ -8,6 +8,7 @@ import support
 import tifffile
 from PIL import Image
 
+import emseg_jax
 from emseg_jax import config_io, modes
 from emseg_jax.data import volumes
 
@@ -245,3 +246,29 @@ def test_postprocessing_makes_objects_of_labels(tmp_path, capfd):
   assert len((tmp_path / 'out.zarr.csv').read_text().splitlines()) == 3
   assert support.run_main('--mode=postprocess', f'--input={tmp_path}/in.tif') == 2
   assert 'needs --output' in capfd.readouterr().err
+
+
+def test_an_exported_model_predicts_like_the_run_and_starts_another(run, capfd):
+  model = run / 'model'
+  arguments = (f'--workdir={run}/run', '--mode=export', f'--output={model}', '--licence=CC0-1.0')
+  assert support.run_main(*arguments) == 0
+  assert {'model.json', 'params.safetensors', 'model.stablehlo'} <= {
+    p.name for p in model.iterdir()
+  }
+  results = []
+  for folder in ('run', 'model'):
+    output = run / f'by_{folder}.tif'
+    given = (f'--workdir={run}/{folder}', f'--input={run}/image.tif', f'--output={output}')
+    assert support.run_main('--mode=predict', *given) == 0
+    results.append(tifffile.imread(output))
+  np.testing.assert_array_equal(*results)
+  labels = emseg_jax.load(model).predict(tifffile.imread(run / 'image.tif'))
+  np.testing.assert_array_equal(labels * 255, results[0])
+  assert support.run_main(*arguments) == 2
+  assert 'model: ' in capfd.readouterr().err
+  code = support.run_main(
+    *support.pair_arguments(run), f'--workdir={run}/again', '--config.train.steps=1',
+    f'--config.model.init_from={model}', '--config.run.report=false',
+  )  # fmt: skip
+  assert code == 0
+  assert 'loaded' in capfd.readouterr().err

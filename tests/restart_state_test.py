@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import support
 
-from emseg_jax import config_io, errors, evaluate, experiment, trainer
+from emseg_jax import config_io, errors, evaluation, experiment, trainer
 from emseg_jax.checkpoint import Checkpoints, Meta
 from emseg_jax.config import Config
 from emseg_jax.train_state import TrainState
@@ -58,11 +58,11 @@ def _train(
       r['step'] >= stop_at for r in support.records_without_clocks(folder)
     )
 
-  flat_scores = evaluate.flat_scores
+  flat_scores = evaluation.flat_scores
   equal = lambda result: flat_scores(result) | {config.eval.best: 1.0}  # noqa: E731
   stopped = pytest.raises(errors.Interrupted, match=f'stopped at step {stop_at}')
   ends = contextlib.nullcontext() if stop_at is None else stopped
-  with mock.patch.object(evaluate, 'flat_scores', equal), ends:
+  with mock.patch.object(evaluation, 'flat_scores', equal), ends:
     trainer.train(config, folder, extend=extend, should_stop=should_stop)
 
 

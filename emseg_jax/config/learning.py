@@ -16,7 +16,9 @@ class Model(Section):
   name: str = Field('unet', description='a name that --help lists')
   options: dict[str, Any] = Field({}, description="the network's own fields, e.g. {'width': 0.5}")
   init_from: str | None = Field(
-    None, description='pretrained encoder: .safetensors of torchvision or timm, .h5 of Keras'
+    None,
+    description='pretrained encoder: .safetensors of torchvision or timm, .h5 of Keras; or the '
+    'folder of an exported model',
   )
   dtype: Literal['auto', 'float32', 'bfloat16'] = Field(
     'auto', description='compute type; auto: bfloat16 on accelerators, float32 on CPU'

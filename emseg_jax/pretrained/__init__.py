@@ -1,9 +1,10 @@
-"""Starts the encoder of a network from weights that another library trained.
+"""Starts the encoder of a network from weights that another library trained, or all of it from a
+bundle.
 
-Read are safetensors files with the names of torchvision or timm (ResNet-50, VGG-16 and -19, ViT-B)
-or mmcv (ResNet-50 V1c), and the HDF5 files of Keras (VGG-16 and -19). Every tensor of the file and
-every array of the network ends up in a table that says what became of it; nothing is left out
-silently. Nothing is downloaded.
+Of other libraries, read are safetensors files with the names of torchvision or timm (ResNet-50,
+VGG-16 and -19, ViT-B) or mmcv (ResNet-50 V1c), and the HDF5 files of Keras (VGG-16 and -19). Every
+tensor of the file and every array of the network ends up in a table that says what became of it;
+nothing is left out silently. Nothing is downloaded.
 
 The weights expect the intensities they were trained on: those of torchvision and mmcv the
 normalisation 'imagenet', Keras' VGG 'caffe'; most of timm's ViT-B have 0.5 as mean and standard
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from emseg_jax.errors import ConfigError
-from emseg_jax.pretrained import files, matching, names
+from emseg_jax.pretrained import files, matching, names, own
 from emseg_jax.pretrained.matching import Row, format_table
 
-__all__ = ['Row', 'format_table', 'load_pretrained', 'to_source']
+__all__ = ['Row', 'format_table', 'load_pretrained', 'to_source', 'trained_with']
 
 Variables = Mapping[str, Any]
 
@@ -31,12 +32,12 @@ NETWORKS = ('deeplabv3plus', 'fcn8s', 'pmcanet', 'segmenter', 'segnet', 'segvit'
 def load_pretrained(
   variables: Variables, path: str | Path, *, prefix: str = 'backbone'
 ) -> tuple[dict[str, Any], list[Row]]:
-  """Replaces the encoder's arrays by those of a file.
+  """Replaces the encoder's arrays by those of a file; with a bundle, all arrays: see `own.match`.
 
   Args:
     variables: 'params' and, where there are any, 'batch_stats' of the network: arrays, or
       `jax.ShapeDtypeStruct`s, of which only shapes are looked at.
-    path: of the file.
+    path: of the file, or the folder of a bundle.
     prefix: name of the encoder in both collections.
 
   Returns:
@@ -48,6 +49,8 @@ def load_pretrained(
     ConfigError: the network has no such encoder, or not of the kind or size that the file is of.
     DataError: the file cannot be read, is of an unknown kind, or has too few or too many tensors.
   """
+  if bundled := own.find(path):
+    return own.match(variables, bundled)
   encoder = _encoder(variables, prefix)
   shapes = {name: tuple(leaf.shape) for name, leaf in encoder.items()}
   arrays, rows = matching.match(files.read(path), shapes, file=str(path), prefix=prefix)
@@ -56,6 +59,17 @@ def load_pretrained(
     for collection, tree in variables.items()
   }
   return filled, rows + _fresh(variables, prefix)
+
+
+def trained_with(path: str | Path) -> str:
+  """The normalisation, as in data.normalisation, that the weights of a file or bundle expect.
+
+  Raises:
+    DataError: a bundle cannot be read.
+  """
+  if bundled := own.find(path):
+    return own.about(bundled).normalisation
+  return 'caffe' if str(path).endswith('.h5') else 'imagenet'
 
 
 def to_source(

@@ -8,7 +8,7 @@ import support
 import tifffile
 
 from emseg_jax import config as config_lib
-from emseg_jax import errors, evaluate
+from emseg_jax import errors, evaluation
 from emseg_jax.data import normalise, pairs
 
 TASK = config_lib.Task(classes=('background', 'square'))
@@ -40,7 +40,7 @@ def _split(folder, **task) -> pairs.Split:
 
 def test_scores_equal_set_arithmetic_on_the_files(tmp_path):
   support.write_pair(tmp_path, size=(70, 50))
-  result = evaluate.evaluate_split(BrightIsSquare(120), _split(tmp_path))
+  result = evaluation.evaluate_split(BrightIsSquare(120), _split(tmp_path))
   found = tifffile.imread(tmp_path / 'image.tif') >= 120
   truth = tifffile.imread(tmp_path / 'label.tif') == 255
   iou = [(a & b).sum() / (a | b).sum() for a, b in ((~found, ~truth), (found, truth))]
@@ -54,16 +54,16 @@ def test_scores_equal_set_arithmetic_on_the_files(tmp_path):
 def test_the_best_threshold_is_found_and_beats_its_neighbours(tmp_path):
   support.write_pair(tmp_path)
   split = _split(tmp_path)
-  best = evaluate.evaluate_split(BrightIsSquare(0), split).baselines['threshold']
+  best = evaluation.evaluate_split(BrightIsSquare(0), split).baselines['threshold']
   assert (best['below'], best['above']) == ('background', 'square')
   for shift, wins in ((0, False), (-5, True), (5, True)):
-    other = evaluate.evaluate_split(BrightIsSquare(best['threshold'] + shift), split)
+    other = evaluation.evaluate_split(BrightIsSquare(best['threshold'] + shift), split)
     assert (best['miou'] > other.scores['miou']) is wins
 
 
 def test_majority_baseline_is_the_larger_class_share(tmp_path):
   support.write_pair(tmp_path)  # squares cover 1/4 · 3/4 = 3/16 of the image
-  majority = evaluate.evaluate_split(BrightIsSquare(0), _split(tmp_path)).baselines['majority']
+  majority = evaluation.evaluate_split(BrightIsSquare(0), _split(tmp_path)).baselines['majority']
   assert majority['class'] == 'background'
   assert majority['accuracy'] == 1 - 3 / 16
   assert majority['miou'] == (1 - 3 / 16) / 2
@@ -74,20 +74,20 @@ def test_ignored_pixels_are_not_counted(tmp_path):
   label = tifffile.imread(tmp_path / 'label.tif')
   label[:, :10] = 9
   tifffile.imwrite(tmp_path / 'label.tif', label, photometric='minisblack')
-  result = evaluate.evaluate_split(BrightIsSquare(120), _split(tmp_path, ignore_value=9))
+  result = evaluation.evaluate_split(BrightIsSquare(120), _split(tmp_path, ignore_value=9))
   assert result.confusion.sum() == 4 * 54 * 64
 
 
 def test_an_empty_split_is_an_error():
   split = pairs.open_split([], task=TASK, data=config_lib.Data())
   with pytest.raises(errors.DataError, match='no sections'):
-    evaluate.evaluate_split(BrightIsSquare(0), split)
+    evaluation.evaluate_split(BrightIsSquare(0), split)
 
 
 def test_a_stop_request_ends_the_evaluation(tmp_path):
   support.write_pair(tmp_path)
   with pytest.raises(errors.Interrupted):
-    evaluate.evaluate_split(BrightIsSquare(0), _split(tmp_path), should_stop=lambda: True)
+    evaluation.evaluate_split(BrightIsSquare(0), _split(tmp_path), should_stop=lambda: True)
 
 
 def test_files_made_elsewhere_are_scored_through_the_command_line(tmp_path, capsys):
