@@ -9,7 +9,7 @@ from pathlib import Path
 from emseg_jax.check.problem import SPLITS, Problem, shorten
 from emseg_jax.check.read import SplitRead
 from emseg_jax.config import Config
-from emseg_jax.data import volumes
+from emseg_jax.data import tfds_volume, volumes
 
 __all__ = ['advise', 'judge_numbering', 'judge_size', 'judge_sources', 'judge_voxels']
 
@@ -33,7 +33,8 @@ def judge_sources(config: Config) -> Iterator[Problem]:
     )
   for name in SPLITS:
     for number, source in enumerate(getattr(config.data, name)):
-      if source.images and not source.labels:
+      own = (source.images or '').startswith(tfds_volume.SCHEME)  # data sets bring their labels
+      if source.images and not source.labels and not own:
         message = f'{source.images}: has no labels; set data.{name}.{number}.labels or remove it'
         severity = 'warning' if name == 'test' else 'error'
         yield Problem(severity, name, 'unlabelled', message)

@@ -6,7 +6,7 @@ import tifffile
 from check_support import found, message, report, source, tissue, volume, write
 
 from emseg_jax.check import sources
-from emseg_jax.config import Source
+from emseg_jax.config import Config, Data, Source
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,10 @@ def test_unsigned_values_read_as_signed_are_told_from_signed_ones(tmp_path):
     tifffile.imwrite(tmp_path / 'i.tif', array, photometric='minisblack')
     files = Source(images=f'{tmp_path}/i.tif', labels=f'{tmp_path}/l.tif')
     assert found(report(files), 'sign') == expected
+
+
+def test_data_sets_bring_their_own_labels(tmp_path):
+  given = Source(images='tfds://tissue?split=train'), Source(images='images.tif')
+  config = Config(data=Data(train=given))
+  problems = [p for p in sources.judge_sources(config) if p.kind == 'unlabelled']
+  assert [p.message.partition(':')[0] for p in problems] == ['images.tif']
