@@ -127,10 +127,7 @@ def _write(
     else:
       path = folder / f'{name}.{storage}'
       cls = array_writers.WRITERS[storage]
-      unknown = (None, None, None)
-      writer = cls(
-        path, array.shape, array.dtype, voxel_size_zyx=unknown, dataset=None, labels=False
-      )
+      writer = cls(path, array.shape, array.dtype, array_writers.About(labels=False))
       for start in range(0, len(array), writer.depth):
         writer.put(start, array[start : start + writer.depth])
       writer.close()

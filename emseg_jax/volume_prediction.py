@@ -97,17 +97,14 @@ def _work(predictor: Predictor, job: Job) -> block_predict.Work:
   config, plan = predictor.config, job.plan
   options = config.predict
   values = file_values(config)
-  shape, size = plan.shape, job.given.voxel_size_zyx or (None, None, None)
+  size = job.given.voxel_size_zyx or (None, None, None)
   dataset = recognise.split_dataset(str(job.output))[1]
   outputs = []
   for number, (suffix, _, _) in enumerate(job.targets):
     path, form = job.store(number)
     dtype = values.dtype if not suffix else np.dtype(options.probabilities)
-    outputs.append(
-      array_writers.WRITERS[form](
-        path, shape, dtype, voxel_size_zyx=size, dataset=dataset, labels=not suffix
-      )
-    )
+    about = array_writers.About(size, job.given.offset_zyx, dataset, not suffix, plan.block)
+    outputs.append(array_writers.WRITERS[form](path, plan.shape, dtype, about))
 
   def write(start: Box, labels: np.ndarray, maps: np.ndarray | None) -> None:
     outputs[0].put_box(start, values[labels])

@@ -15,6 +15,7 @@ class Cropped(Volume):
     self.path, self.kind, self.axes = volume.path, volume.kind, volume.axes
     self.dtype, self.channels = volume.dtype, volume.channels
     self.voxel_size_zyx, self.cheap_boxes = volume.voxel_size_zyx, volume.cheap_boxes
+    self.offset_zyx = tuple(a + b for a, b in zip(volume.offset_zyx, start, strict=True))
     self.names = volume.names[start[0] : stop[0]]
     one_each = len(volume.files) == len(volume) > 1
     self.files = volume.files[start[0] : stop[0]] if one_each else volume.files

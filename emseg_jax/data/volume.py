@@ -53,6 +53,7 @@ class Volume(abc.ABC):
     names: one per section: the file's stem, 'stem[007]' in a stack.
     files: the files read: one per section in a folder, otherwise one; none for arrays and remote
       stores.
+    offset_zyx: where its first voxel lies, if it is a part of a volume, voxels.
     cheap_boxes: a box of a huge section costs no more than that box.
   """
 
@@ -64,6 +65,7 @@ class Volume(abc.ABC):
   voxel_size_zyx: VoxelSize | None = None
   names: tuple[str, ...]
   files: tuple[str, ...] = ()
+  offset_zyx: Place = (0, 0, 0)
   cheap_boxes: bool = False
 
   def __len__(self) -> int:

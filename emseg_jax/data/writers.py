@@ -143,14 +143,10 @@ def _write_array(
   labels: bool,
 ) -> None:
   first = next(pages)
-  writer = cls(
-    path,
-    (len(reference), *first.shape),
-    first.dtype,
-    voxel_size_zyx=reference.voxel_size_zyx or (None, None, None),
-    dataset=dataset,
-    labels=labels,
+  about = array_writers.About(
+    reference.voxel_size_zyx or (None, None, None), reference.offset_zyx, dataset, labels
   )
+  writer = cls(path, (len(reference), *first.shape), first.dtype, about)
   with contextlib.closing(writer):
     rest = itertools.chain([first], pages)
     for z in range(0, len(reference), writer.depth):

@@ -178,9 +178,8 @@ def _write(
     return writers.write_like(form, named, _sections(_counted(boxes, statistics), grid.shape))
   made = folder / 'result'
   size = form.voxel_size_zyx or NO_SIZE
-  array = array_writers.WRITERS[writer](
-    made, grid.shape, dtype, voxel_size_zyx=size, dataset=dataset, labels=True
-  )
+  about = array_writers.About(size, form.offset_zyx, dataset, box=grid.block)
+  array = array_writers.WRITERS[writer](made, grid.shape, dtype, about)
   for start, box in _counted(_boxes(grid, read, dtype), statistics):
     array.put_box(start, box)
   return made

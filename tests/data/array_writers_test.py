@@ -130,9 +130,9 @@ def test_a_store_that_holds_something_is_not_written_into(tmp_path):
 def test_stores_take_boxes_in_any_order_and_are_gone_on_with(tmp_path, form):
   values = np.arange(70 * 80 * 90, dtype=np.uint16).reshape(70, 80, 90)
   boxes = [(64, 64, 64), (0, 0, 0), (64, 0, 0), (0, 64, 64), (0, 0, 64), (0, 64, 0)]
-  options = {'voxel_size_zyx': (4.0, 2.0, 2.0), 'dataset': None, 'labels': True}
+  about = array_writers.About((4.0, 2.0, 2.0), box=(64, 64, 64))
   for some in (boxes[:3], boxes[3:]):  # the second time as after a restart
-    writer = array_writers.WRITERS[form](tmp_path / 'store', values.shape, values.dtype, **options)
+    writer = array_writers.WRITERS[form](tmp_path / 'store', values.shape, values.dtype, about)
     for z, y, x in some:
       writer.put_box((z, y, x), values[z : z + 64, y : y + 64, x : x + 64])
   address = f'precomputed://{tmp_path}/store' if form == 'precomputed' else tmp_path / 'store'
@@ -142,3 +142,47 @@ def test_stores_take_boxes_in_any_order_and_are_gone_on_with(tmp_path, form):
     place = (slice(z, z + 64), slice(y, y + 64), slice(x, x + 64))
     expected[place] = values[place]
   np.testing.assert_array_equal(found, expected)
+
+
+def test_a_shard_is_what_is_written_at_once(tmp_path):
+  values = np.arange(70 * 200 * 150, dtype=np.uint16).reshape(70, 200, 150)
+  about = array_writers.About(box=(64, 128, 192))  # 192 of 150: as far as there are chunks
+  writer = array_writers.WRITERS['zarr3'](tmp_path / 'store', values.shape, values.dtype, about)
+  for z in (0, 64):
+    for y in (0, 128):
+      writer.put_box((z, y, 0), values[z : z + 64, y : y + 128])
+  files = [p for p in (tmp_path / 'store' / '0' / 'c').rglob('*') if p.is_file()]
+  assert len(files) == 2 * 2
+  array = zarr.open_group(tmp_path / 'store', mode='r')['0']  # an independent reader
+  assert (array.shards, array.chunks) == ((64, 128, 192), (64, 64, 64))
+  np.testing.assert_array_equal(array[:], values)
+
+
+OFFSET = (2, 3, 5)
+
+
+@pytest.mark.parametrize('form', ['zarr', 'zarr3', 'n5', 'precomputed', 'hdf5', 'mrc'])
+def test_a_part_of_a_volume_says_where_it_lies(tmp_path, form):
+  values = np.arange(4 * 6 * 7, dtype=np.uint16).reshape(4, 6, 7)
+  about = array_writers.About((4.0, 2.0, 1.0), OFFSET)
+  path = tmp_path / 'out'
+  writer = array_writers.WRITERS[form](path, values.shape, values.dtype, about)
+  writer.put(0, values)
+  writer.close()
+  if form in ('zarr', 'zarr3'):
+    attributes = zarr.open_group(path, mode='r').attrs.asdict()
+    scales = attributes.get('ome', attributes)['multiscales'][0]
+    scale, translation = scales['datasets'][0]['coordinateTransformations']
+    assert scale == {'type': 'scale', 'scale': [4.0, 2.0, 1.0]}
+    assert translation == {'type': 'translation', 'translation': [8.0, 6.0, 5.0]}
+  elif form == 'n5':
+    assert json.loads((path / 'data' / 'attributes.json').read_text())['translate'] == [5, 6, 8]
+  elif form == 'precomputed':
+    assert json.loads((path / 'info').read_text())['scales'][0]['voxel_offset'] == [5, 3, 2]
+    np.testing.assert_array_equal(volumes.open_volume(f'precomputed://{path}')[:], values)
+  elif form == 'hdf5':
+    with h5py.File(path) as file:
+      assert file['data'].attrs['offset'].tolist() == [8, 6, 5]
+  else:
+    with mrcfile.open(path, permissive=True) as file:
+      assert file.nstart.tolist() == (5, 3, 2)
