@@ -40,6 +40,7 @@ FREE_FIELDS = (
   'data.cache_gb',
   'data.prefetch',
   'data.threads',
+  'data.workers',
   'eval.checkpoint',
   'eval.split',
   'mesh',

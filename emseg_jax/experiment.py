@@ -20,10 +20,12 @@ from emseg_jax.errors import ConfigError
 
 __all__ = [
   'Experiment',
+  'check_tile',
   'describe_start',
   'equal_counts',
   'make_model',
   'set_up',
+  'split_divisor',
   'validate',
   'validate_network',
   'versions',
@@ -53,10 +55,11 @@ class Experiment:
 
   def abstract_state(self) -> train_state.TrainState:
     """Shapes, dtypes and shardings of the state, nothing computed."""
-    replicated = sharding.replicated(self.mesh)
+    state = jax.eval_shape(self._create)
     return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
-      jax.eval_shape(self._create),
+      lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+      state,
+      sharding.state_shardings(state, self.mesh, split=self.config.mesh.shard_state),
     )
 
   def initial_state(self) -> train_state.TrainState:
@@ -65,15 +68,16 @@ class Experiment:
     Raises:
       ConfigError, DataError: see `describe_start`.
     """
-    replicated = sharding.replicated(self.mesh)
-    state = jax.jit(self._create, out_shardings=replicated)()
+    shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+    state = jax.jit(self._create, out_shardings=shardings)()
     if self.config.model.init_from is None:
       return state
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     filled, _ = pretrained.load_pretrained(variables, self.config.model.init_from)
     if state.ema:  # a copy: the state is donated, no array may be in it twice
       filled |= {'ema': jax.tree.map(jnp.copy, filled['params'])}
-    return state.replace(**jax.device_put(filled, replicated))
+    placed = {name: getattr(shardings, name) for name in filled}
+    return state.replace(**jax.device_put(filled, placed))
 
 
 def _create(
@@ -180,14 +184,36 @@ def validate(config: config_lib.Config) -> list[str]:
       f'data.normalisation={config.data.normalisation}: the weights of model.init_from were '
       f'trained with {expected}.'
     )
-  # With a single row per device at the coarsest level XLA partitions gradients wrongly (jax 0.10).
-  least = 2 * config.mesh.space * model.divisor[0]
-  if config.mesh.space > 1 and config.data.patch[0] % least:
-    raise ConfigError(
-      f'config.data.patch={config.data.patch}: with mesh.space={config.mesh.space}, y must be a '
-      f'multiple of 2 x mesh.space x the stride of {config.model.name} = {least}'
-    )
+  _check_split(config, model, 'data.patch', config.data.patch[:1])
   return remarks
+
+
+def split_divisor(config: config_lib.Config, model: nn.Module) -> tuple[int, ...]:
+  """What sizes have to be a multiple of, so that the network can take them over mesh.space."""
+  first, *others = model.divisor
+  # With a single row per device at the coarsest level XLA partitions gradients wrongly (jax 0.10).
+  return (first * 2 * config.mesh.space if config.mesh.space > 1 else first, *others)
+
+
+def check_tile(config: config_lib.Config, model: nn.Module, tile: tuple[int, ...]) -> None:
+  """Checks that devices can share a tile of this size.
+
+  Raises:
+    ConfigError: they cannot.
+  """
+  turned = {'rotations', 'views'} & set(config.predict.augment)  # any axis may become the first
+  _check_split(config, model, 'predict.tile', tile if turned else tile[:1])
+
+
+def _check_split(
+  config: config_lib.Config, model: nn.Module, field: str, sizes: tuple[int, ...]
+) -> None:
+  least = split_divisor(config, model)[0]
+  if config.mesh.space > 1 and any(size % least for size in sizes):
+    raise ConfigError(
+      f'config.{field}: with mesh.space={config.mesh.space}, {" and ".join(map(str, sizes))} must '
+      f'be a multiple of 2 x mesh.space x the stride of {config.model.name} = {least}'
+    )
 
 
 def _validate_prediction(config: config_lib.Config, model: nn.Module) -> None:

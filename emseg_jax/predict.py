@@ -97,9 +97,11 @@ class Predictor:
     self.meta = meta
     self._members: list[_Member] = []
     self._copies = symmetries.symmetries(self.config.predict.augment, len(self.config.data.patch))
-    step = train_step.make_predict_step(setup.model, multilabel=self.config.task.multilabel)
+    experiment.check_tile(self.config, setup.model, tile_size(self.config))
+    multilabel = self.config.task.multilabel
+    step = train_step.make_predict_step(setup.model, multilabel=multilabel, mesh=setup.mesh)
     # Where other processes hold a part of the result, all get the whole of it.
-    sharded = sharding.batch_sharding if processes.is_alone() else sharding.replicated
+    sharded = sharding.patch_sharding if processes.is_alone() else sharding.replicated
     self._step = jax.jit(step, out_shardings=sharded(setup.mesh))
 
   @functools.cached_property
@@ -168,7 +170,7 @@ class Predictor:
       tile_size(self.config),
       overlap=options.overlap,
       blend=options.blend,
-      divisor=model.divisor,
+      divisor=experiment.split_divisor(self.config, model),
       receptive_field=model.receptive_field,
     )
 

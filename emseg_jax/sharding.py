@@ -1,8 +1,8 @@
 """The device mesh and the only place where host arrays become global device arrays.
 
-The mesh has two axes: `data` splits the batch, `space` splits the first spatial axis. The train
-state is replicated; the batch arrives split over `data` and, once cropped to the patch, is split
-over `space` as well.
+The mesh has two axes: `data` splits the batch, `space` splits the first spatial axis. The batch
+arrives split over `data` and, once cropped to the patch, is split over `space` as well. The train
+state is replicated or, with `mesh.shard_state`, its large arrays are split over `data`, too.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from emseg_jax import config as config_lib
 from emseg_jax.errors import DeviceError
 
-__all__ = ['batch_sharding', 'constrain_patches', 'make_mesh', 'put_batch', 'replicated']
+__all__ = [
+  'batch_sharding',
+  'constrain',
+  'constrain_patches',
+  'make_mesh',
+  'patch_sharding',
+  'put_batch',
+  'replicated',
+  'state_shardings',
+]
+
+SPLIT_FROM = 2**14  # elements; what is smaller would cost more to send than it takes
 
 
 def make_mesh(options: config_lib.Mesh, *, batch_size: int | None = None) -> Mesh:
@@ -44,6 +55,11 @@ def make_mesh(options: config_lib.Mesh, *, batch_size: int | None = None) -> Mes
       f'mesh.data={data} x mesh.space={options.space}: several processes use all of their {count} '
       'devices; set mesh.data to -1'
     )
+  if jax.process_count() > 1 and jax.local_device_count() % options.space:
+    raise DeviceError(
+      f'mesh.space={options.space}: does not divide the {jax.local_device_count()} devices of each '
+      'process, which share no image with those of another'
+    )
   if batch_size is not None and batch_size % data:
     raise DeviceError(
       f'train.batch_size={batch_size}: is not a multiple of mesh.data={data}; choose one, or set '
@@ -68,6 +84,41 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec('data'))
 
 
+def patch_sharding(mesh: Mesh) -> NamedSharding:
+  """First axis split over `data`, the second, y or z, over `space`."""
+  return NamedSharding(mesh, PartitionSpec('data', 'space'))
+
+
+def state_shardings(state: Any, mesh: Mesh, *, split: bool) -> Any:
+  """How the arrays of a train state, or of a part of it, lie on the devices.
+
+  Args:
+    state: arrays or their shapes.
+    mesh: of the run.
+    split: whether each array of `SPLIT_FROM` elements or more is split over `data`, along the
+      longest of its axes that the size of `data` divides (ZeRO, Rajbhandari et al. 2020); arrays
+      without such an axis are whole on every device, as all are if this is False.
+
+  Returns:
+    A tree like `state`, of shardings.
+  """
+  count = mesh.shape['data']
+
+  def place(leaf: Any) -> NamedSharding:
+    axes = [i for i, size in enumerate(leaf.shape) if size % count == 0]
+    if not split or leaf.size < SPLIT_FROM or not axes:
+      return replicated(mesh)
+    axis = max(axes, key=lambda i: leaf.shape[i])
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, 'data'))
+
+  return jax.tree.map(place, state)
+
+
+def constrain(tree: Any, shardings: Any) -> Any:
+  """Inside jit: places arrays as told, by a sharding each or by one for all."""
+  return jax.lax.with_sharding_constraint(tree, shardings)
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Turns this process's rows [b, ...] into global arrays [B, ...] split over `data`."""
   sharding = batch_sharding(mesh)
@@ -80,8 +131,5 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 def constrain_patches(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
   """Inside jit: splits [B, Y, X, ...] arrays over (`data`, `space`), others over `data`."""
 
-  def constrain(x: jax.Array) -> jax.Array:
-    spec = PartitionSpec('data', 'space') if x.ndim >= 3 else PartitionSpec('data')
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-  return {name: constrain(x) for name, x in batch.items()}
+  patches, others = patch_sharding(mesh), batch_sharding(mesh)
+  return {name: constrain(x, patches if x.ndim >= 3 else others) for name, x in batch.items()}

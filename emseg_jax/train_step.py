@@ -81,7 +81,7 @@ def make_train_step(
       )
       return loss, (parts, batch_stats)
 
-    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, (parts, batch_stats)), grads = _gradient(loss_fn, state.params, mesh, config.mesh)
     metrics = {
       'loss': loss,
       **parts,
@@ -91,6 +91,21 @@ def make_train_step(
     return _update(state, grads, batch_stats, optimizer, config.optim), metrics
 
   return step_fn
+
+
+def _gradient(
+  loss_fn: Callable[[Any], tuple[jax.Array, Any]], params: Any, mesh: Mesh, options: config_lib.Mesh
+) -> tuple[tuple[jax.Array, Any], Any]:
+  """((loss, more), gradient).
+
+  Where parameters are split over the devices, the network needs the whole of them, but what follows
+  from the gradient is again computed split. All of this is void where they are whole.
+  """
+  params = sharding.constrain(params, sharding.replicated(mesh))
+  value, grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+  return value, sharding.constrain(
+    grads, sharding.state_shardings(grads, mesh, split=options.shard_state)
+  )
 
 
 def _update(
@@ -128,13 +143,13 @@ def _average(ema: Any, params: Any, step: jax.Array, accumulate: int, decay: flo
 def compile_train_step(
   step_fn: StepFn, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh
 ) -> StepFn:
-  """Compiles the step ahead of time for one shape of batch, the state donated.
+  """Compiles the step ahead of time for one shape of batch, the state donated and staying in place.
 
   The result refuses other shapes, so a run has one compilation or an error, never a silent
   recompilation.
   """
-  replicated = sharding.replicated(mesh)
-  jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(replicated, replicated))
+  kept = jax.tree.map(lambda x: x.sharding, state)
+  jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(kept, sharding.replicated(mesh)))
   return jitted.lower(state, batch).compile()
 
 
@@ -158,15 +173,19 @@ def predict_variables(state: TrainState) -> dict[str, Any]:
 
 
 def make_predict_step(
-  model: nn.Module, *, multilabel: bool = False
+  model: nn.Module, *, multilabel: bool = False, mesh: Mesh | None = None
 ) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
   """Builds (variables, image [B, *spatial, C] f32) -> probabilities [B, *spatial, K] f32.
 
   They add up to one; K = 2 also where the network has one sigmoid output. With `multilabel` each
-  of the K outputs has a probability of its own.
+  of the K outputs has a probability of its own. Over a mesh the images are split as in training,
+  and the network gets the whole of variables that are split.
   """
 
   def predict_fn(variables: dict[str, Any], image: jax.Array) -> jax.Array:
+    if mesh is not None:
+      variables = sharding.constrain(variables, sharding.replicated(mesh))
+      image = sharding.constrain(image, sharding.patch_sharding(mesh))
     logits = model.apply(variables, image, train=False)['logits']
     if multilabel:
       return jax.nn.sigmoid(logits.astype(jnp.float32))

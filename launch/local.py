@@ -3,10 +3,11 @@
     python launch/local.py --processes=2 [--gpus=8] [--restarts=3] -- --config=... --workdir=...
 
 What follows -- are the flags of `python -m emseg_jax.main`. Lines of process 1 begin with [1]. When
-a process is lost, the others are ended and all start again from the last checkpoint; wrong input is
-not tried again. SIGTERM and Ctrl-C are passed on: the run is saved, and the exit code is 75. With
---gpus, every process gets an equal share of that many. One process can use all GPUs of a machine,
-so there this is for trying out what runs on many machines.
+a process is lost (killed, or aborted by the runtime for want of another), the others are ended and
+all start again from the last checkpoint. Wrong input and errors of the program are not tried again:
+they would be the same. SIGTERM and Ctrl-C are passed on: the run is saved, and the exit code is 75.
+With --gpus, every process gets an equal share of that many. One process can use all GPUs of a
+machine, so there this is for trying out what runs on many machines.
 """
 
 import argparse
@@ -25,17 +26,24 @@ GRACE = 10.0  # seconds in which processes end by themselves once one of them ha
 
 
 def main(argv: Sequence[str]) -> int:
-  """Returns the exit code of the processes: 0, 2, 3 or 75; 1 if they were lost too often."""
+  """Returns the exit code of the processes: 0, 2, 3 or 75; 1 for errors, and if they were lost too
+  often.
+  """
   options, command = _parse(argv)
   stop = threading.Event()
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: stop.set())
   for left in reversed(range(options.restarts + 1)):
-    code, lost = _run_once(options, command, stop)
-    if lost is None:
+    code, failed = _run_once(options, command, stop)
+    if failed is None:
       _say(f'{FINAL[code]}, exit code {code}')
       return code
-    _say(f'process {lost} was lost ({_describe(code)}); the others were ended')
+    if not _is_lost(code):
+      _say(
+        f'process {failed} ended with an error (exit code {code}), see its last lines; not again'
+      )
+      return 1
+    _say(f'process {failed} was lost ({_describe(code)}); the others were ended')
     if stop.is_set():
       return 1
     if left:
@@ -58,7 +66,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _run_once(
   options: argparse.Namespace, command: Sequence[str], stop: threading.Event
 ) -> tuple[int, int | None]:
-  """Exit code of all, None; or that of the first that was lost, and which it is."""
+  """Exit code of all, None; or that of the first that failed, and which it is."""
   port = _free_port()
   running = [_start(i, options, command, port) for i in range(options.processes)]
   printers = [
@@ -67,30 +75,44 @@ def _run_once(
   ]
   for printer in printers:
     printer.start()
-  passed_on, ended, lost = False, None, None
+  passed_on, ended, failed = False, None, None
   while any(process.poll() is None for process in running):
     if stop.is_set() and not passed_on:
       passed_on = True
       for process in running:
         process.terminate()
     codes = [process.poll() for process in running]
-    if lost is None:
-      lost = next((i for i, code in enumerate(codes) if code not in (None, *FINAL)), None)
+    failed = failed or _first_failed(codes)
     if ended is None and any(code is not None for code in codes):
       ended = time.monotonic()
-    if lost is not None or (ended is not None and time.monotonic() - ended > GRACE):
+    if failed or (ended is not None and time.monotonic() - ended > GRACE):
       for process in running:
         process.kill()  # they wait for one that is gone; what counts is in the checkpoint
     time.sleep(0.05)
   for printer in printers:
     printer.join()
   codes = [process.returncode for process in running]
-  if lost is None:
-    lost = next((i for i, code in enumerate(codes) if code not in FINAL), None)
   told = [code for code in codes if code in FINAL and code != 0]
   if told:  # others were killed while they waited for the one that had ended so
     return max(told), None
-  return (0, None) if lost is None else (codes[lost], lost)
+  return failed or _first_failed(codes) or (0, None)
+
+
+def _first_failed(codes: Sequence[int | None]) -> tuple[int, int] | None:
+  """Exit code and number of the process whose end the others could not do without, if any.
+
+  One that is lost leaves others with an error of communication, of which they may have ended, too.
+  """
+  failed = [(code, i) for i, code in enumerate(codes) if code not in (None, *FINAL)]
+  return next((f for f in failed if _is_lost(f[0])), failed[0] if failed else None)
+
+
+def _is_lost(code: int) -> bool:
+  """Whether a signal ended the process, its own abort included; 128 + signal is how shells put it.
+
+  Everything else but FINAL is Python's exit code of an uncaught exception, 1.
+  """
+  return code < 0 or code > 128
 
 
 def _start(
@@ -128,9 +150,10 @@ def _free_port() -> int:
 
 
 def _describe(code: int) -> str:
-  if code < 0:
-    return f'killed by {signal.Signals(-code).name}'
-  return f'exit code {code}'
+  name = signal.Signals(-code if code < 0 else code - 128).name
+  if name == 'SIGABRT':
+    return f'{name}, which is how the runtime ends it when it hears nothing of another process'
+  return f'killed by {name}'
 
 
 def _say(text: str) -> None:

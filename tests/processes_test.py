@@ -8,6 +8,7 @@ import sys
 import time
 
 import conftest
+import jax
 import numpy as np
 import pytest
 import support
@@ -161,6 +162,12 @@ def test_what_jax_knows_itself_is_left_to_it(name):
   ('environment', 'message'),
   [
     ({'EMSEG_NUM_PROCESSES': '2'}, 'EMSEG_COORDINATOR: is missing'),
+    (
+      {'EMSEG_COORDINATOR': 'auto', 'EMSEG_NUM_PROCESSES': '2'},
+      'EMSEG_NUM_PROCESSES: cannot be set beside EMSEG_COORDINATOR=auto',
+    ),
+    ({'SLURM_STEP_NUM_TASKS': 'two'}, 'SLURM_STEP_NUM_TASKS=two: must be a whole number'),
+    ({'OMPI_COMM_WORLD_SIZE': '-1'}, 'OMPI_COMM_WORLD_SIZE=-1: must be a whole number'),
     ({'EMSEG_COORDINATOR': 'a:1', 'EMSEG_NUM_PROCESSES': '2'}, 'EMSEG_PROCESS_ID: is missing'),
     (
       {'EMSEG_COORDINATOR': 'a', 'EMSEG_NUM_PROCESSES': '2', 'EMSEG_PROCESS_ID': '0'},
@@ -194,6 +201,105 @@ def test_shares_of_a_volume_follow_the_tasks(environment, expected):
   assert processes.share(None, environment=environment) == expected
 
 
+@pytest.mark.parametrize(
+  ('first', 'last', 'step', 'expected'),
+  [(0, 5, 1, 4), (1, 6, 1, 3), (0, 50, 10, None), (2, 12, 2, 1), (0, 5, 0, 4)],
+)
+def test_arrays_may_begin_anywhere_and_have_a_step(first, last, step, expected):
+  """Task 4 of six; by hand: 4, 4 - 1, not of 0, 10, ... 50, (4 - 2) / 2, and step 0 means 1."""
+  environment = {
+    'SLURM_ARRAY_TASK_ID': '4',
+    'SLURM_ARRAY_TASK_COUNT': '6',
+    'SLURM_ARRAY_TASK_MIN': str(first),
+    'SLURM_ARRAY_TASK_MAX': str(last),
+    'SLURM_ARRAY_TASK_STEP': str(step),
+  }
+  if expected is None:
+    with pytest.raises(ConfigError, match='SLURM_ARRAY_TASK_ID=4: cannot tell its place among 6'):
+      processes.share(None, environment=environment)
+  else:
+    assert processes.share(None, environment=environment) == (expected, 6)
+
+
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    ({'SLURM_ARRAY_TASK_MAX': '9'}, '6 tasks from 0 to 9, step 1; submit an array without gaps'),
+    ({'SLURM_ARRAY_TASK_ID': '%a'}, 'SLURM_ARRAY_TASK_ID=%a: must be a whole number'),
+    ({'SLURM_PROCID': '', 'SLURM_STEP_NUM_TASKS': '2'}, 'SLURM_PROCID=: must be a whole number'),
+  ],
+)
+def test_shares_that_cannot_be_told_are_refused(changed, message):
+  array = {
+    'SLURM_ARRAY_TASK_ID': '5',
+    'SLURM_ARRAY_TASK_COUNT': '6',
+    'SLURM_ARRAY_TASK_MIN': '0',
+    'SLURM_ARRAY_TASK_MAX': '5',
+  }
+  assert processes.share(None, environment=array) == (5, 6)
+  with pytest.raises(ConfigError, match=message):
+    processes.share(None, environment=array | changed)
+
+
+def test_a_process_without_a_number_has_no_share():
+  group = processes.find_group(environment={'EMSEG_COORDINATOR': 'auto'})
+  with pytest.raises(ConfigError, match='does not say which share'):
+    processes.share(group, environment={})
+
+
 def test_the_group_says_the_share_first():
   environment = {'SLURM_PROCID': '2', 'SLURM_STEP_NUM_TASKS': '4'}
   assert processes.share(Group('a:1', 3, 1), environment=environment) == (1, 3)
+
+
+# ---- what JAX is told ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def initialized(monkeypatch):
+  """What `jax.distributed.initialize` was called with, and the settings of JAX at the end."""
+  calls, settings = [], {}
+
+  def initialize(**given):
+    calls.append(given)
+    settings['jax_cuda_visible_devices'] = '3'  # as JAX does with SLURM_LOCALID=3
+
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  monkeypatch.setattr(jax.config, 'update', settings.__setitem__)
+  return calls, settings
+
+
+TIMES = {'initialization_timeout': 300, 'heartbeat_timeout_seconds': 40}
+
+
+@pytest.mark.parametrize('flags', [True, False])
+def test_auto_passes_no_coordinates(initialized, flags):
+  given = {'coordinator': 'auto'} if flags else {}
+  environment = {} if flags else {'EMSEG_COORDINATOR': 'auto'}
+  group = processes.find_group(**given, environment=environment)
+  processes.join(group, lost_after=40, environment=environment)
+  assert initialized[0] == [TIMES]
+
+
+def test_coordinates_keep_schedulers_out(initialized):
+  environment = {'SLURM_STEP_NUM_TASKS': '2', 'SLURM_STEP_NUM_NODES': '2'}
+  processes.join(Group('a:1', 2, 1), lost_after=40, environment=environment)
+  told = {'coordinator_address': 'a:1', 'num_processes': 2, 'process_id': 1}
+  assert initialized[0] == [{**told, 'cluster_detection_method': 'deactivate', **TIMES}]
+
+
+@pytest.mark.parametrize(
+  ('environment', 'visible'),
+  [
+    ({'SLURM_STEP_NUM_TASKS': '2', 'SLURM_STEP_NUM_NODES': '2'}, 'all'),
+    ({'SLURM_STEP_NUM_TASKS': '8', 'SLURM_STEP_NUM_NODES': '2'}, '3'),
+    ({'OMPI_COMM_WORLD_SIZE': '4', 'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}, 'all'),
+    ({'OMPI_COMM_WORLD_SIZE': '4', 'OMPI_COMM_WORLD_LOCAL_SIZE': '2'}, '3'),
+  ],
+)
+def test_the_only_process_of_a_machine_uses_all_of_its_gpus(initialized, environment, visible):
+  group = processes.find_group(environment=environment)
+  processes.join(group, lost_after=40, environment=environment)
+  calls, settings = initialized
+  assert calls == [TIMES]
+  assert settings['jax_cuda_visible_devices'] == visible

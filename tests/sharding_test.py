@@ -109,3 +109,11 @@ def test_several_processes_use_all_devices(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   with pytest.raises(DeviceError, match='several processes use all of their 8 devices'):
     sharding.make_mesh(config.Mesh(data=2))
+
+
+def test_processes_share_no_image(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 4)
+  monkeypatch.setattr(jax, 'local_device_count', lambda: 2)  # four times two are the eight
+  assert sharding.make_mesh(config.Mesh(space=2)).devices.shape == (4, 2)
+  with pytest.raises(DeviceError, match=r'mesh\.space=4: does not divide the 2 devices of each'):
+    sharding.make_mesh(config.Mesh(space=4))
