@@ -15,7 +15,7 @@ test: $(STAMP)
 
 # Against PyTorch, torchvision, timm and Keras, which the package itself does not need.
 parity: $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable ".[dev,parity]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,parity,onnx]"
 	$(BIN)/python -m pytest -m parity -n 2 --dist loadfile
 
 # launch/slurm.sbatch on a real SLURM: root, and apt-get install slurm-wlm munge.

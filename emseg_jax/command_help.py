@@ -35,6 +35,8 @@ MODES
              its extension; volumes block by block, started again it goes on
   postprocess  clean the labels or probabilities in --input and number the objects, block by block:
              --output holds their ids, OUTPUT.csv volume, centroid and box; needs no --config
+  view       VOLUME ...: look at --input, with --labels and further volumes over it, in a browser:
+             neuroglancer, served on this machine only; needs the extra view
   export     write the trained network as a folder, --output, for others and for other programs;
              --workdir of predict and config.model.init_from take such a folder, too
   check      look for problems in the data before training; exit code 2 if there are any
@@ -59,6 +61,10 @@ FLAGS
                   Markdown file for models and benchmark --what=data
   --what=data     measure reading data instead of the network (benchmark)
   --partial       take fewer or smaller images than were published (prepare)
+  --port=N        of --mode=view; without it a free one
+  --forms=A,B     what export writes for other programs: stablehlo (default), onnx, bioimageio; the
+                  latter two need the extra onnx
+  --authors=A,B   of an exported model
   --title=TEXT    name of an exported model
   --licence=ID    of the parameters of an exported model, best an SPDX identifier
   --roi=BOX       predict a part of a volume, z0:z1,y0:y1,x0:x1, such as 0:64,:,512:1024

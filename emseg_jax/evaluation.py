@@ -20,6 +20,7 @@ from emseg_jax import config_io, metrics
 from emseg_jax.data import blocks, pairs
 from emseg_jax.data import labels as labels_lib
 from emseg_jax.errors import DataError, OutputError
+from emseg_jax.metrics.details import Details
 from emseg_jax.predict import Predictor, label_values
 
 __all__ = [
@@ -60,6 +61,8 @@ class Evaluation:
   images: scores image by image.
   extras: what `metrics.Collector` gathered beside the confusion matrix.
   intervals: bootstrap intervals over images, score -> (low, high); empty for a single image.
+  calibration: of `metrics.calibration`; None without probabilities.
+  objects: of `metrics.object_sizes`; None if not asked for.
   seconds: wall time.
   """
 
@@ -70,6 +73,8 @@ class Evaluation:
   images: tuple[ImageScore, ...]
   extras: dict[str, Any]
   intervals: dict[str, Any]
+  calibration: dict[str, Any] | None
+  objects: dict[str, Any] | None
   seconds: float
 
   def to_json(self, *, step: int | None, split: str) -> dict[str, Any]:
@@ -83,6 +88,8 @@ class Evaluation:
       'images': [dataclasses.asdict(image) for image in self.images],
       'extras': self.extras,
       'intervals': self.intervals,
+      'calibration': self.calibration,
+      'objects': self.objects,
       'seconds': self.seconds,
       'voxels': int(self.confusion.sum()),
     }
@@ -94,6 +101,7 @@ def evaluate_split(
   *,
   extra_metrics: Sequence[str] = (),
   baselines: bool = True,
+  details: bool = True,
   should_stop: Callable[[], bool] | None = None,
   on_prediction: Callable[[int, np.ndarray], None] | None = None,
 ) -> Evaluation:
@@ -104,6 +112,7 @@ def evaluate_split(
     split: sections with labels.
     extra_metrics: names as in eval.metrics.
     baselines: also compute the trivial baselines.
+    details: also count calibration and objects by size, which only reports show.
     should_stop: asked between batches of tiles.
     on_prediction: called with each section's index and its uint8 class map [Y, X].
 
@@ -113,21 +122,24 @@ def evaluate_split(
   """
   config = predictor.config
   collector = metrics.Collector(tuple(extra_metrics), config.task.classes)
+  counted = Details(config.task.classes, multilabel=config.task.multilabel) if details else None
 
   def predictions() -> Iterator[np.ndarray]:
     for group in blocks.groups(split, len(config.data.patch)):
       probabilities = predictor.group_probabilities(split, group, should_stop)
       prediction = label_values(probabilities, config.task)
       sections = prediction if len(group) > 1 else prediction[None]
-      if extra_metrics:
+      if extra_metrics or counted:
         label = np.stack([split.label(i) for i in group]).reshape(prediction.shape)
         collector.add(prediction, label, probabilities)
+        if counted:
+          counted.add(prediction, label, probabilities)
       for index, section in zip(group, sections, strict=True):
         if on_prediction is not None:
           on_prediction(index, section)
         yield section
 
-  return _score(split, predictions(), config, collector, baselines)
+  return _score(split, predictions(), config, collector, counted, baselines=baselines)
 
 
 def score_files(
@@ -148,6 +160,7 @@ def score_files(
   source = config_lib.Source(images=str(predictions), labels=str(labels))
   split = pairs.open_split([source], task=task, data=data, palette='index')
   collector = metrics.Collector(config.eval.metrics, task.classes)
+  counted = Details(task.classes, multilabel=task.multilabel)
 
   def mapped() -> Iterator[np.ndarray]:
     for index, section in enumerate(split.sections):
@@ -159,11 +172,12 @@ def score_files(
         other=config.data.labels.other,
         name=f'{predictions}, {section.name}',
       )
-      if config.eval.metrics:
-        collector.add(prediction, split.label(index), None)
+      label = split.label(index)
+      collector.add(prediction, label, None)
+      counted.add(prediction, label, None)
       yield prediction
 
-  return _score(split, mapped(), config, collector, baselines=False)
+  return _score(split, mapped(), config, collector, counted, baselines=False)
 
 
 def _score(
@@ -171,6 +185,8 @@ def _score(
   predictions: Iterator[np.ndarray],
   config: config_lib.Config,
   collector: metrics.Collector,
+  details: Details | None,
+  *,
   baselines: bool,
 ) -> Evaluation:
   if len(split) == 0:
@@ -199,6 +215,10 @@ def _score(
     images=tuple(images),
     extras=collector.result(),
     intervals=intervals or {},
+    calibration=details.calibration() if details else None,
+    objects=details.objects([s.image_volume.voxel_size_zyx for s in split.sections])
+    if details
+    else None,
     seconds=time.perf_counter() - began,
   )
 

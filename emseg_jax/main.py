@@ -23,7 +23,7 @@ __all__ = ['main', 'run']
 LOGGER = logging.getLogger('emseg_jax')
 WHAT = ('network', 'data')
 TAKE_RUNS = ('fuse', 'compare')  # their work directories follow the flags
-WITHOUT_CONFIG = ('models', 'postprocess', *TAKE_RUNS)  # or with the defaults
+WITHOUT_CONFIG = ('models', 'postprocess', 'view', *TAKE_RUNS)  # or with the defaults
 
 
 def _define_flags() -> flags.FlagValues:
@@ -43,7 +43,10 @@ def _define_flags() -> flags.FlagValues:
   flags.DEFINE_bool(
     'partial', False, 'prepare from a part of the published files', flag_values=values
   )
+  flags.DEFINE_integer('port', 0, 'of --mode=view; 0: a free one', flag_values=values)
   text('title', 'name of an exported model')
+  text('authors', 'of an exported model, separated by commas')
+  flags.DEFINE_string('forms', 'stablehlo', 'what export writes beside', flag_values=values)
   text('licence', 'of the parameters of an exported model, an SPDX identifier')
   text('roi', 'box to predict: z0:z1,y0:y1,x0:x1')
   text('part', 'i/n: predict the i-th of n shares of a volume, from 0')
@@ -94,7 +97,7 @@ def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str], list[Path]
     rest = values([a for a in argv if not a.startswith(prefix)])
   except flags.Error as error:
     raise ConfigError(f'{error}; --help lists all flags') from error
-  if len(rest) > 1 and values.mode not in TAKE_RUNS:
+  if len(rest) > 1 and values.mode not in (*TAKE_RUNS, 'view'):
     raise ConfigError(f'{rest[1]!r} is not a flag; flags start with --, see --help')
   if values.roi:
     overrides.append(f'predict.roi={values.roi}')

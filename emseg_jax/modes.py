@@ -7,7 +7,6 @@ no device never do.
 import dataclasses
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from absl import flags
 
 from emseg_jax import config_io, processes
 from emseg_jax.config import Config
+from emseg_jax.devices import prepare_devices
 from emseg_jax.errors import ConfigError, DataError
 from emseg_jax.interrupt import StopFlag
 
@@ -71,7 +71,7 @@ def check_needed(values: flags.FlagValues, runs: Sequence[Path]) -> None:
 
 
 def _train(call: Call) -> None:
-  _prepare_devices(call.config, _group(call))
+  prepare_devices(call.config, _group(call))
   from emseg_jax import api
 
   _explain_auto(call, LOGGER.info)
@@ -86,12 +86,12 @@ def _train(call: Call) -> None:
 
 def _evaluate(call: Call) -> None:
   if call.flags.input:
-    _prepare_devices(call.config)
+    prepare_devices(call.config)
     from emseg_jax import api
 
     api.score(call.config, call.flags.input, call.flags.labels, output=call.output)
     return
-  _prepare_devices(call.config, _group(call))
+  prepare_devices(call.config, _group(call))
   from emseg_jax import api
 
   api.evaluate(call.config, call.workdir, should_stop=call.stop)
@@ -100,7 +100,7 @@ def _evaluate(call: Call) -> None:
 def _predict(call: Call) -> None:
   # Several processes do not predict together: each takes a share of the volume.
   part = _part(call.flags.part) or processes.share(_group(call))
-  _prepare_devices(call.config)
+  prepare_devices(call.config)
   from emseg_jax import api
 
   api.predict(
@@ -135,17 +135,43 @@ def _postprocess(call: Call) -> None:
   LOGGER.info('-> %s', result.path)
 
 
-def _export(call: Call) -> None:
-  _prepare_devices(call.config)
-  from emseg_jax.export import run
+def _view(call: Call) -> None:
+  from emseg_jax import view
 
-  run.export_run(
-    call.config, call.workdir, call.output, title=call.flags.title, licence=call.flags.licence
+  layers = {} if call.flags.labels is None else {'labels': call.flags.labels}
+  for path in call.runs:  # further volumes behind the flags
+    name = path.name
+    while name in layers or name == 'image':
+      name += '_'
+    layers[name] = str(path)
+  view.view(
+    call.flags.input,
+    layers,
+    port=call.flags.port,
+    should_stop=call.stop,
+    legend=view.legend(call.config) if call.flags.workdir else None,
+    reading=call.config.predict.reading,
   )
 
 
+def _export(call: Call) -> None:
+  prepare_devices(call.config)
+  from emseg_jax.export import run
+
+  values = call.flags
+  forms = run.forms_named(_listed(values.forms), authors=_listed(values.authors))
+  run.export_run(
+    call.config, call.workdir, call.output, title=values.title, licence=values.licence, forms=forms
+  )
+
+
+def _listed(text: str | None) -> list[str]:
+  """'a, b' -> ['a', 'b']."""
+  return [part.strip() for part in (text or '').split(',') if part.strip()]
+
+
 def _report(call: Call) -> None:
-  _prepare_devices(call.config)
+  prepare_devices(call.config)
   from emseg_jax import api
 
   LOGGER.info('-> %s', api.report(call.config, call.workdir, command=None))
@@ -210,7 +236,7 @@ def _benchmark(call: Call) -> None:
     )
     text, written = data_benchmark.format_text(rows), data_benchmark.format_markdown(rows)
   else:
-    _prepare_devices(call.config)
+    prepare_devices(call.config)
     from emseg_jax import benchmark
 
     result = benchmark.benchmark(call.config)
@@ -237,7 +263,7 @@ def _compare(call: Call) -> None:
 
 def _fuse(call: Call) -> None:
   configs = _configs(call)
-  _prepare_devices(configs[0])
+  prepare_devices(configs[0])
   from emseg_jax import api
 
   api.fuse(configs, call.runs, call.flags.input, call.output, should_stop=call.stop)
@@ -249,6 +275,7 @@ MODES: Mapping[str, Callable[[Call], None]] = {
   'predict': _predict,
   'postprocess': _postprocess,
   'check': _check,
+  'view': _view,
   'export': _export,
   'report': _report,
   'models': _models,
@@ -257,13 +284,14 @@ MODES: Mapping[str, Callable[[Call], None]] = {
   'fuse': _fuse,
   'compare': _compare,
 }
-# They ask `Call.stop`, and leave nothing half-written.
-STOP_AND_SAVE = ('train', 'evaluate', 'predict', 'postprocess', 'prepare', 'fuse')
+# They ask `Call.stop`, and end with nothing half-written.
+STOP_AND_SAVE = ('train', 'evaluate', 'predict', 'postprocess', 'prepare', 'fuse', 'view')
 NEEDED = {
   'train': ('workdir',),
   'evaluate': ('workdir',),
   'predict': ('workdir', 'input', 'output'),
   'postprocess': ('input', 'output'),
+  'view': ('input',),
   'export': ('workdir', 'output'),
   'report': ('workdir',),
   'fuse': ('input', 'output'),
@@ -277,24 +305,3 @@ def _group(call: Call) -> processes.Group | None:
   return processes.find_group(
     coordinator=values.coordinator, count=values.num_processes, index=values.process_id
   )
-
-
-def _prepare_devices(config: Config, group: processes.Group | None = None) -> None:
-  """Sets what must be in the environment before jax starts, meets the other processes of the group
-  if there is one, and warns of an idle GPU.
-  """
-  if config.run.deterministic:
-    flag = '--xla_gpu_deterministic_ops=true'
-    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
-  import jax
-
-  if config.run.compile_cache:
-    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.run.compile_cache))
-  processes.join(group, lost_after=config.run.lost_after)
-  if group is not None and not processes.is_first():
-    LOGGER.setLevel(logging.WARNING)  # the first one says it all
-  if os.path.exists('/proc/driver/nvidia/version') and jax.default_backend() == 'cpu':
-    LOGGER.warning(
-      'There is an NVIDIA GPU, but this jax runs on the CPU; install it with '
-      'pip install ".[cuda13]" (or cuda12)'
-    )

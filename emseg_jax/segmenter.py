@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from emseg_jax import bundle, config_io, loading, predict, workdir
+from emseg_jax import colours as colours_lib
 from emseg_jax import config as config_lib
 from emseg_jax.checkpoint import Meta
 from emseg_jax.data import blocks, normalise, pairs, resampled, volumes, voxel_sizes
 from emseg_jax.errors import BundleError, ConfigError, DataError
-from emseg_jax.report import figures
 
 __all__ = ['Segmenter', 'load']
 
@@ -95,7 +95,7 @@ class Segmenter:
 
   @property
   def colours(self) -> tuple[str, ...]:
-    return figures.class_colours(self.config.task.colours, len(self.labels))
+    return colours_lib.class_colours(self.config.task.colours, len(self.labels))
 
   @property
   def normalisation(self) -> normalise.Normalisation:

@@ -263,6 +263,7 @@ class _Loop:
         m for m in self._config.eval.metrics if m == 'soft' or best.startswith(f'{m}/')
       ],
       baselines=False,
+      details=False,
       # Processes could not agree on a tile.
       should_stop=self._should_stop if self._alone else None,
     )

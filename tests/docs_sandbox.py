@@ -15,6 +15,7 @@ from unittest import mock
 import conftest
 import data_support
 import docs_support
+import numpy as np
 import recipe_support
 import support
 import zarr
@@ -104,9 +105,19 @@ def _write_root(spec: str, folder: Path) -> None:
   recipe_support.write_data(layout, folder / 'DIR')
 
 
+def is_there(folder: Path) -> bool:
+  """Whether this is a run or an exported model."""
+  return (folder / 'config.json').exists() or (folder / 'model.json').exists()
+
+
 def creator(workdir: str, commands: Sequence[docs_support.Command]) -> docs_support.Command:
-  """The command by which a work directory comes about."""
-  return next(c for c in commands if given(c).get('workdir') == workdir and 'config' in given(c))
+  """The command by which a work directory, or an exported model, comes about."""
+  for command in commands:
+    options = given(command)
+    exported = options.get('mode') == 'export' and options.get('output') == workdir
+    if exported or (options.get('workdir') == workdir and 'config' in options):
+      return command
+  raise ValueError(f'no command of the pages makes {workdir}')
 
 
 def run(
@@ -114,12 +125,18 @@ def run(
 ) -> None:
   """Runs a command, made small; before it, those that make the work directories that it needs."""
   options, arguments = given(command), flags(command)
-  workdirs = [] if 'config' in options else [options.get('workdir')]
+  workdirs = [options.get('config.model.init_from')]
+  workdirs += [] if 'config' in options else [options.get('workdir')]
   for workdir in [*filter(None, workdirs), *(a for a in arguments if not a.startswith('--'))]:
-    if not (folder / workdir / 'config.json').exists():
+    if not is_there(folder / workdir):
       run(creator(workdir, commands), folder, commands)
   if options.get('config') == 'mine.json':
     write_json(command, folder)
+  if options.get('mode') in ('export', 'predict', 'postprocess'):  # into new folders only
+    shutil.rmtree(folder / options['output'], ignore_errors=True)
+  if options.get('mode') == 'postprocess' and not (folder / options['input']).exists():
+    labels = (np.arange(4 * 48 * 48) % 7 > 4).astype('u1').reshape(4, 48, 48)
+    zarr.save_array(str(folder / options['input']), labels)
   if 'root=DIR' in options.get('config', ''):
     _write_root(options['config'], folder)
   with mock.patch.object(data_benchmark, 'benchmark_data', QUICK_BENCHMARK):

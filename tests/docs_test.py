@@ -13,6 +13,7 @@ import tomllib
 
 import docs_sandbox
 import docs_support
+import numpy as np
 import pytest
 
 from emseg_jax import config_io, experiment, main
@@ -28,6 +29,7 @@ SKIPPED = {
   r'^make test-long': 'would start itself',
   r'^make test-slurm': 'needs root and a SLURM',
   r'^docker build': 'needs docker',
+  r'--mode=view': 'runs until Ctrl-C; view_test does so',
 }
 # Run by another test or by .ci/run: the file, and what stands in it.
 ELSEWHERE = {
@@ -134,8 +136,11 @@ def test_a_command_is_understood(command, sandbox):
   elif values.mode != 'models' and values.what != 'data':
     if values.config == 'mine.json':
       docs_sandbox.write_json(command, sandbox)
-    if not values.config and not (sandbox / values.workdir / 'config.json').exists():
+    needed = values.mode not in main.WITHOUT_CONFIG and not values.config
+    if needed and not docs_sandbox.is_there(sandbox / values.workdir):
       creator = docs_sandbox.creator(values.workdir, OURS)
+      if docs_sandbox.given(creator).get('mode') == 'export':
+        creator = docs_sandbox.creator(docs_sandbox.given(creator)['workdir'], OURS)
       values.config = docs_sandbox.given(creator)['config']
     config = main._load_config(values, overrides)
     if values.mode in ('train', 'benchmark'):
@@ -172,7 +177,8 @@ def test_the_example_in_python_runs(page, sandbox, monkeypatch):
     lambda spec: config_io.apply_overrides(load(spec), docs_sandbox.SMALL_OVERRIDES),
   )
   docs_sandbox.write_stacks(sandbox)
-  exec(compile(code, page, 'exec'), {})
+  image = np.zeros((64, 64), np.uint8)  # where a page has one of the reader's own
+  exec(compile(code, page, 'exec'), {'image': image})
 
 
 def test_every_quoted_message_exists():

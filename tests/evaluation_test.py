@@ -78,6 +78,80 @@ def test_ignored_pixels_are_not_counted(tmp_path):
   assert result.confusion.sum() == 4 * 54 * 64
 
 
+def test_confidence_and_objects_are_counted_beside_the_scores(tmp_path):
+  support.write_pair(tmp_path)  # squares of 16 x 48 = 768 pixels: from 2^9 to 2^10 - 1
+  result = evaluation.evaluate_split(BrightIsSquare(120), _split(tmp_path))
+  # The stand-in is always certain: the error is the share of wrong pixels, all in the last bin.
+  assert result.calibration['count'] == [0] * 14 + [4 * 64 * 64]
+  assert result.calibration['ece'] == pytest.approx(1 - result.scores['accuracy'])
+  found = {'objects': [4], 'found': [4]}
+  assert result.objects == {
+    'ndim': 2, 'voxel_size': None, 'octaves': [9], 'per_class': {'square': found},
+  }  # fmt: skip
+  record = json.loads(json.dumps(result.to_json(step=1, split='test')))
+  assert record['calibration'] == result.calibration
+  assert record['objects'] == result.objects
+
+
+def test_objects_of_volumes_are_counted_in_three_dimensions(tmp_path):
+  support.write_pair(tmp_path)
+
+  class Volumes(BrightIsSquare):
+    def group_probabilities(self, split, group, should_stop=None):
+      parent = super().group_probabilities
+      return np.stack([parent(split, (index,)) for index in group])
+
+  predictor = Volumes(120)
+  predictor.config = config_lib.Config(task=TASK, data={'patch': (4, 32, 32)})
+  source = config_lib.Source(
+    images=f'{tmp_path}/image.tif', labels=f'{tmp_path}/label.tif',
+    reading={'voxel_size': (30, 4, 4)},
+  )  # fmt: skip
+  data = config_lib.Data(label_mapping=MAPPING)
+  split = pairs.open_split([source], task=TASK, data=data)
+  result = evaluation.evaluate_split(predictor, split)
+  assert result.objects == {
+    'ndim': 3,
+    'voxel_size': [30, 4, 4],
+    'octaves': [11],  # one object of 4 x 768 = 3072 voxels
+    'per_class': {'square': {'objects': [1], 'found': [1]}},
+  }
+  assert sum(result.calibration['count']) == 4 * 64 * 64
+
+
+def test_details_can_be_left_out(tmp_path):
+  support.write_pair(tmp_path)
+  result = evaluation.evaluate_split(BrightIsSquare(120), _split(tmp_path), details=False)
+  assert result.calibration is result.objects is None
+
+
+def test_overlapping_classes_have_confidence_and_objects_too(tmp_path):
+  mask = np.zeros((2, 16, 16), np.uint8)
+  mask[:, 2:6, 2:6] = 1
+  mask[:, 5:9, 5:9] |= 2  # they share one pixel
+  tifffile.imwrite(tmp_path / 'label.tif', mask, photometric='minisblack')
+  tifffile.imwrite(tmp_path / 'image.tif', mask, photometric='minisblack')
+  task = config_lib.Task(classes=('mito', 'er'), activation='multilabel')
+  source = config_lib.Source(images=f'{tmp_path}/image.tif', labels=f'{tmp_path}/label.tif')
+  split = pairs.open_split([source], task=task, data=config_lib.Data())
+
+  class OnlyMito(BrightIsSquare):
+    def group_probabilities(self, split, group, should_stop=None):
+      mito = (split.image(*group) & 1).astype(np.float32)
+      return np.stack([mito, np.full_like(mito, 0.2)], axis=-1)  # never sure of the other
+
+  predictor = OnlyMito(0)
+  predictor.config = config_lib.Config(task=task)
+  result = evaluation.evaluate_split(predictor, split)
+  assert sum(result.calibration['count']) == 2 * 2 * 256
+  # Of 256 pixels 16 are of the class that was always ruled out, with a confidence of 0.8.
+  assert result.calibration['ece'] == pytest.approx((240 / 256 - 0.8) / 2)
+  assert result.objects['per_class'] == {
+    'mito': {'objects': [2], 'found': [2]},
+    'er': {'objects': [2], 'found': [0]},
+  }
+
+
 def test_an_empty_split_is_an_error():
   split = pairs.open_split([], task=TASK, data=config_lib.Data())
   with pytest.raises(errors.DataError, match='no sections'):
@@ -103,6 +177,8 @@ def test_files_made_elsewhere_are_scored_through_the_command_line(tmp_path, caps
   assert code == 0
   record = json.loads((tmp_path / 'scores.json').read_text())
   assert record['scores']['accuracy'] == 0.75
+  assert record['calibration'] is None  # files hold no probabilities
+  assert record['objects']['per_class']['square'] == {'objects': [4], 'found': [4]}
   # Squares: 16 rows x 48 columns right, 16 x 64 too many: 768 / 1792.
   assert record['scores']['per_class']['square']['iou'] == pytest.approx(768 / 1792)
   assert 'square' in capsys.readouterr().err

@@ -44,6 +44,46 @@ EVALUATION: dict[str, Any] = {
     {'name': 'stack[019]', 'accuracy': 0.9771, 'miou': 0.8123},
     {'name': 'stack[018]', 'accuracy': 0.9431, 'miou': 0.7345},
   ],
+  'intervals': {
+    'images': 2,
+    'accuracy': [0.9431, 0.9771],
+    'miou': [0.7311, 0.8111],
+    'mean_dice': [0.8222, 0.8999],
+    'per_class': {
+      'membrane': {
+        'iou': [0.511, 0.622], 'dice': [0.7, 0.8], 'precision': [0.8, 0.9], 'recall': [0.61, 0.71],
+      },
+      'interior': {'iou': [0.944, 0.977]},  # as older versions wrote it
+      'vesicle': {'iou': None, 'dice': None, 'precision': None, 'recall': None},
+    },
+  },
+  # 1000 pixels at 0.58, half of them right; 1000 at 0.98, all right: 0.5 · 0.08 + 0.5 · 0.02.
+  'calibration': {
+    'ece': 0.05,
+    'count': [*[0] * 8, 1000, *[0] * 5, 1000],
+    'confidence': [*[None] * 8, 0.58, *[None] * 5, 0.98],
+    'accuracy': [*[None] * 8, 0.5, *[None] * 5, 1.0],
+  },
+  'objects': {
+    'ndim': 2,
+    'voxel_size': [4.0, 4.0],
+    'octaves': [6, 7],
+    'per_class': {'interior': {'objects': [4, 0], 'found': [3, 0]}},
+  },
+  'extras': {
+    'thresholds': {
+      'per_class': {
+        name: {
+          'average_precision': 0.9, 'best_iou': iou, 'best_f1': 0.8, 'best_threshold': 0.25,
+          'curve': {
+            'threshold': [0.0, 0.25, 1.0],
+            **{key: [0.4, iou, None] for key in ('precision', 'recall', 'f1', 'iou', 'miou')},
+          },
+        }
+        for name, iou in (('membrane', 0.6111), ('interior', 0.9222))
+      }
+    }
+  },
   'seconds': 12.3,
   'voxels': 2000,
 }  # fmt: skip

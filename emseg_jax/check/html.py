@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emseg_jax import colours as colours_lib
 from emseg_jax.check import fit
 from emseg_jax.check.doctor import Report
 from emseg_jax.check.measure import Measured, read_label
@@ -63,7 +64,7 @@ def render(report: Report, config: Config) -> str:
   import jinja2
 
   rules = Rules(config.task, config.data)
-  colours = figures.class_colours(config.task.colours, len(config.task.values))
+  colours = colours_lib.class_colours(config.task.colours, len(config.task.values))
   plain = _find_plain(report, config)
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),

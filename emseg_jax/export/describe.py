@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from emseg_jax import colours as colours_lib
 from emseg_jax import config as config_lib
 from emseg_jax import experiment
 from emseg_jax.bundle import schema
@@ -14,7 +15,6 @@ from emseg_jax.checkpoint import Meta
 from emseg_jax.data import normalise
 from emseg_jax.export import inference
 from emseg_jax.predict import file_values
-from emseg_jax.report import figures
 from emseg_jax.train_state import parameter_count
 
 __all__ = ['describe']
@@ -48,7 +48,7 @@ def describe(
   """
   model = experiment.make_model(config, dtype=jnp.dtype('float32'))
   names, values = config.task.values, file_values(config).tolist()
-  colours = figures.class_colours(config.task.colours, len(names))
+  colours = colours_lib.class_colours(config.task.colours, len(names))
   return schema.Record(
     schema_version=schema.SCHEMA_VERSION,
     title=title,

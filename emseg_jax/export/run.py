@@ -1,9 +1,10 @@
 """From a run's work directory to a bundle."""
 
 import contextlib
+import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,34 @@ from emseg_jax.bundle import write
 from emseg_jax.checkpoint import Checkpoints
 from emseg_jax.data import normalise
 from emseg_jax.errors import ConfigError
-from emseg_jax.export import describe, inference, sample, stablehlo
+from emseg_jax.export import bioimageio, describe, inference, onnx, sample, stablehlo
 
-__all__ = ['FORMS', 'export_run', 'read_run']
+__all__ = ['NAMES', 'export_run', 'forms_named', 'read_run']
 
 LOGGER = logging.getLogger(__name__)
 
-FORMS: Mapping[str, bundle_lib.Form] = {'stablehlo': stablehlo.write}
+NAMES = ('stablehlo', 'onnx', 'bioimageio')
+
+
+def forms_named(names: Sequence[str], *, authors: Sequence[str] = ()) -> dict[str, bundle_lib.Form]:
+  """What writes forms that run without this package.
+
+  Args:
+    names: of NAMES; all but the first need the extra `onnx`.
+    authors: for the BioImage.IO package.
+
+  Raises:
+    ConfigError: a name is unknown.
+  """
+  known: dict[str, bundle_lib.Form] = {
+    'stablehlo': stablehlo.write,
+    'onnx': onnx.write,
+    'bioimageio': functools.partial(bioimageio.write, authors=tuple(authors)),
+  }
+  for name in names:
+    if name not in known:
+      raise ConfigError(f'--forms={name}: is not one of {", ".join(NAMES)}')
+  return {name: known[name] for name in names}
 
 
 def export_run(
@@ -33,7 +55,7 @@ def export_run(
   *,
   title: str | None = None,
   licence: str | None = None,
-  forms: Mapping[str, bundle_lib.Form] = FORMS,
+  forms: Mapping[str, bundle_lib.Form] | None = None,
 ) -> bundle_lib.Bundle:
   """Writes the bundle of a run: the checkpoint that eval.checkpoint names, and what is known of it.
 
@@ -43,7 +65,7 @@ def export_run(
     output: folder to write; must not exist, or be empty.
     title: a name for people; None: the architecture and the name of the work directory.
     licence: of the parameters, best an SPDX identifier; None: not stated.
-    forms: name -> what writes a form that runs without this package.
+    forms: see `forms_named`; None: StableHLO only.
 
   Raises:
     CheckpointError, ConfigError: the work directory holds no intact checkpoint of this network.
@@ -51,6 +73,7 @@ def export_run(
   """
   write.check_output(output)
   bundle = read_run(config, folder, title=title, licence=licence)
+  forms = forms_named(NAMES[:1]) if forms is None else forms
   bundle = write.write_bundle(output, bundle, forms=forms)
   for name, form in bundle.record.forms.items():
     LOGGER.info('%s: %s', form.get('file', name), form.get('sizes', 'written'))

@@ -4,6 +4,7 @@ Images, not voxels, are drawn: neighbouring voxels are wrong together. Sections 
 alike too, so an interval over them says how much these sections vary, not how much specimens do.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,8 +37,8 @@ def intervals(
 
   Returns:
     {'images': N, 'accuracy': [low, high], 'miou': [low, high], 'mean_dice': [low, high],
-    'per_class': {name: {'iou': [low, high]}}}, or None with fewer than two images. A class is
-    scored over the resamples that have it; None if it is in no image.
+    'per_class': {name: {'iou': [low, high], 'dice', 'precision', 'recall'}}}, or None with fewer
+    than two images. A class is scored over the resamples that have it; None if it is in no image.
 
   Raises:
     ValueError: the matrices do not fit K classes, or the confidence is not between 0 and 1.
@@ -56,21 +57,31 @@ def intervals(
   hits, labelled, predicted = count_classes(drawn, len(classes))  # [resamples, K]
   both = labelled + predicted
   iou, dice = _divide(hits, both - hits), _divide(2 * hits, both)
-
-  def interval(values: np.ndarray) -> list[float] | None:
-    known = values[~np.isnan(values)]
-    if not known.size:
-      return None
-    outside = (1 - confidence) / 2
-    return np.quantile(known, [outside, 1 - outside]).tolist()
-
+  per_class = {
+    'iou': iou,
+    'dice': dice,
+    'precision': _divide(hits, predicted),
+    'recall': _divide(hits, labelled),
+  }
+  interval = functools.partial(_interval, confidence=confidence)
   return {
     'images': n,
     'accuracy': interval(np.trace(drawn, axis1=1, axis2=2) / drawn.sum(axis=(1, 2))),
     'miou': interval(_mean(iou)),
     'mean_dice': interval(_mean(dice)),
-    'per_class': {name: {'iou': interval(iou[:, k])} for k, name in enumerate(classes)},
+    'per_class': {
+      name: {key: interval(values[:, k]) for key, values in per_class.items()}
+      for k, name in enumerate(classes)
+    },
   }
+
+
+def _interval(values: np.ndarray, *, confidence: float) -> list[float] | None:
+  known = values[~np.isnan(values)]
+  if not known.size:
+    return None
+  outside = (1 - confidence) / 2
+  return np.quantile(known, [outside, 1 - outside]).tolist()
 
 
 def _mean(scores: np.ndarray) -> np.ndarray:

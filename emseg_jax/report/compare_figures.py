@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from emseg_jax.colours import PALETTE
 from emseg_jax.report.compare_rows import Row
-from emseg_jax.report.figures import PALETTE
 
 __all__ = ['draw', 'page']
 

@@ -1,29 +1,23 @@
-"""Figures of the report: curves as inline SVG, pictures of cases as PNG data URIs.
+"""Pictures of the report as PNG data URIs, and its colours.
 
-Curves inherit text colour and font from the page (`currentColor`), so that they read on light and
-dark grounds; their legends are left to the page. Pictures of a case are layers: the image once, and
-transparent overlays of the same size that the page stacks on it, because the noise of an EM image
-is what makes a PNG large. Arrays are [Y, X]; overlays are [Y, X, 4] uint8, red-green-blue-alpha.
+Pictures of a case are layers: the image once, and transparent overlays of the same size that the
+page stacks on it, because the noise of an EM image is what makes a PNG large. Arrays are [Y, X];
+overlays are [Y, X, 4] uint8, red-green-blue-alpha.
 """
 
 import base64
 import dataclasses
 import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from emseg_jax.errors import ConfigError, DataError
+from emseg_jax.colours import UNSCORED
+from emseg_jax.errors import DataError
 
 __all__ = [
   'ERROR_COLOURS',
-  'PALETTE',
   'Case',
-  'Curve',
-  'Line',
-  'class_colours',
-  'curve',
   'draw_errors',
   'draw_image',
   'draw_labels',
@@ -31,24 +25,14 @@ __all__ = [
   'png_uri',
 ]
 
-# Okabe & Ito (2008), "Color universal design", without black, which vanishes on dark pages; then
-# two of Paul Tol's muted scheme (2021) for tasks with many classes.
-PALETTE = (
-  *('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#f0e442'),
-  *('#999933', '#aa4499'),
-)
 # Chosen from the same set so that they also differ in lightness, above the darkened image.
 ERROR_COLOURS = {
   'false': '#d55e00',
   'missed': '#56b4e9',
   'wrong': '#f0e442',
-  'ignored': '#808080',
+  'ignored': UNSCORED,
 }
 TINT = 0.5
-DASHES = {'solid': '-', 'dashed': '--', 'dotted': ':'}
-# A colour that no line has; replaced by the page's text colour.
-INK = '#010203'
-MAX_POINTS = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,135 +69,6 @@ class Case:
         raise DataError(
           f'{self.name}: {field} has shape {getattr(self, field).shape}, the image {shape[:2]}'
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-  """One line of a curve. NaN in `values` leaves a gap."""
-
-  label: str
-  steps: Sequence[float]
-  values: Sequence[float]
-  colour: str
-  dash: str = 'solid'
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-  """A drawn curve: inline SVG, its lines for the legend, and words that stand in for it."""
-
-  title: str
-  description: str
-  svg: str
-  lines: tuple[Line, ...]
-
-
-def class_colours(colours: Sequence[str] | None, count: int) -> tuple[str, ...]:
-  """'#rrggbb' for each of `count` classes; None takes the palette, darkened when it repeats.
-
-  Raises:
-    ConfigError: a colour cannot be read, or there are fewer colours than classes.
-  """
-  from matplotlib import colors
-
-  if colours is None:
-    shades = [1.0 - 0.4 * (i // len(PALETTE)) for i in range(count)]
-    base = [np.array(colors.to_rgb(PALETTE[i % len(PALETTE)])) for i in range(count)]
-    return tuple(colors.to_hex(c * max(s, 0.2)) for c, s in zip(base, shades, strict=True))
-  if len(colours) < count:
-    raise ConfigError(f'task.colours has {len(colours)} colours for {count} classes')
-  for colour in colours:
-    if not colors.is_color_like(colour):
-      raise ConfigError(f"task.colours: '{colour}' is not a colour; write '#rrggbb'")
-  return tuple(colors.to_hex(colour) for colour in colours[:count])
-
-
-def curve(title: str, panels: Mapping[str, Sequence[Line]], *, log: bool = False) -> Curve:
-  """Draws lines over training steps, one axis per panel (y label -> lines), stacked.
-
-  More than 600 points are drawn as means over runs of points; a run with a NaN becomes a gap.
-  """
-  import matplotlib
-  from matplotlib import style, ticker
-  from matplotlib.figure import Figure
-
-  # A context, because SVG text and ids can only be set through rcParams; it is left as it was.
-  options = {
-    'svg.fonttype': 'none',
-    'svg.hashsalt': title,
-    'font.size': 11,
-    'text.color': INK,
-    'axes.labelcolor': INK,
-    'axes.edgecolor': INK,
-    'xtick.color': INK,
-    'ytick.color': INK,
-  }
-  with matplotlib.rc_context(), style.context(['default', options]):
-    figure = Figure(figsize=(5.4, 3.2), layout='constrained')
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, (label, lines) in zip(axes, panels.items(), strict=True):
-      for line in lines:
-        steps, values = _thin(line)
-        axis.plot(
-          steps,
-          values,
-          color=line.colour,
-          linestyle=DASHES[line.dash],
-          linewidth=1.8,
-          marker='o' if len(steps) <= 12 else None,
-          markersize=4,
-        )
-      axis.set_ylabel(label)
-      if log:
-        axis.set_yscale('log')
-      else:
-        axis.yaxis.set_major_locator(
-          ticker.MaxNLocator(6 if len(panels) == 1 else 3, steps=[1, 2, 5, 10])
-        )
-      axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f'{y:.6g}'))
-      axis.yaxis.set_minor_formatter(ticker.NullFormatter())
-      axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-      axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
-      axis.spines[['top', 'right']].set_visible(False)
-      axis.grid(color=INK, alpha=0.15, linewidth=0.8)
-    axes[-1].set_xlim(left=0)
-    axes[-1].set_xlabel('step')
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
-    figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
-  lines = tuple(line for panel in panels.values() for line in panel)
-  return Curve(title, _describe(title, lines), _inline(buffer.getvalue(), title), lines)
-
-
-def _thin(line: Line) -> tuple[np.ndarray, np.ndarray]:
-  steps = np.asarray(line.steps, np.float64)
-  values = np.asarray(line.values, np.float64)
-  if len(steps) <= MAX_POINTS:
-    return steps, values
-  starts = np.linspace(0, len(steps), MAX_POINTS, endpoint=False).astype(int)
-  counts = np.diff(np.append(starts, len(steps)))
-  return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
-
-
-def _describe(title: str, lines: Sequence[Line]) -> str:
-  """The curve in words, for readers who do not see it."""
-  parts = [
-    f'{line.label} from {line.values[0]:.4g} at step {line.steps[0]:g} '
-    f'to {line.values[-1]:.4g} at step {line.steps[-1]:g}'
-    for line in lines
-  ]
-  return f'{title}: ' + '; '.join(parts) + '.'
-
-
-def _inline(svg: str, title: str) -> str:
-  """matplotlib's SVG file as an element of an HTML page: no prolog, unique ids, page colours."""
-  svg = svg[svg.index('<svg') :]
-  svg = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
-  svg = re.sub(r'<style.*?</style>', '', svg, flags=re.DOTALL)  # it would style the whole page
-  svg = re.sub(r'<!--.*?-->', '', svg, flags=re.DOTALL)
-  key = re.sub(r'\W', '', title)
-  svg = re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{key}-', svg)
-  return svg.replace(INK, 'currentColor').strip()
 
 
 def most_common_class(cases: Sequence[Case], num_classes: int) -> int:

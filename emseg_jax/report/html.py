@@ -14,18 +14,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from emseg_jax import colours as colours_lib
+from emseg_jax.colours import PALETTE
 from emseg_jax.errors import DataError, OutputError
-from emseg_jax.report import figures
-from emseg_jax.report.figures import PALETTE
+from emseg_jax.report import curves, evaluation_view, figures, reading
+from emseg_jax.report.reading import Json
 
 __all__ = ['write_report']
 
-SPLITS = ('test', 'validation', 'train')  # the first one present gives the headline
 SCORES = {'miou': 'Mean IoU', 'accuracy': 'Accuracy', 'mean_dice': 'Mean Dice'}
 # Pictures hardly compress: 8 grey cases of 768 x 768 make a page of about 6 MB.
 LONGEST, PIXELS = 768, 5_000_000
-
-Json = dict[str, Any]
 
 
 def write_report(
@@ -52,20 +51,24 @@ def write_report(
     ConfigError: a colour cannot be read.
     OutputError: the report could not be written; an older one is left as it was.
   """
-  config = _read_json(workdir / 'config.json') or {}
-  records, cut = _read_records(workdir / 'metrics.jsonl')
-  evaluations = _read_evaluations(workdir / 'evaluation')
+  config = reading.read_json(workdir / 'config.json') or {}
+  records, cut = reading.read_records(workdir / 'metrics.jsonl')
+  evaluations = evaluation_view.read_evaluations(workdir / 'evaluation')
   classes = _class_names(config, evaluations, [*worst, *best])
-  palette = figures.class_colours(colours, len(classes))
+  palette = colours_lib.class_colours(colours, len(classes))
+  named = dict(zip(classes, palette, strict=True))
+  for split, evaluation in evaluations.items():
+    evaluation_view.add_views(evaluation, named, path=workdir / 'evaluation' / f'{split}.json')
   page = _render(
     workdir,
     name=workdir.resolve().name,
     settings={section: config.get(section, {}) for section in ('task', 'model', 'train')},
     last=records[-1] if records else None,
-    classes=dict(zip(classes, palette, strict=True)),
+    classes=named,
     headline=_headline(evaluations, records),
     evaluations=evaluations,
-    curves=_curves(records, dict(zip(classes, palette, strict=True))),
+    confidence=config.get('eval', {}).get('confidence'),
+    curves=_curves(records, named),
     cut=cut,
     cases=_cases(worst, best, classes, palette),
     config={section: list(_flatten(fields)) for section, fields in config.items()},
@@ -73,68 +76,6 @@ def write_report(
     command=command,
   )
   return _write(workdir / 'report.html', page)
-
-
-def _read_json(path: Path) -> Json | None:
-  """The object in a JSON file; None if there is no file."""
-  try:
-    content = json.loads(path.read_text('utf-8'))
-  except FileNotFoundError:
-    return None
-  except OSError as error:
-    raise DataError(f'{path}: cannot be read ({error.strerror})') from error
-  except ValueError as error:  # also a UnicodeDecodeError
-    raise DataError(f'{path}: is not valid JSON ({error}); delete it or write it again') from error
-  if not isinstance(content, dict):
-    raise DataError(f'{path}: holds a JSON {type(content).__name__}, an object is needed')
-  return content
-
-
-def _read_records(path: Path) -> tuple[list[Json], bool]:
-  """Records of metrics.jsonl, and whether a last line that a kill cut short was left out."""
-  try:
-    lines = path.read_text('utf-8', errors='replace').split('\n')
-  except FileNotFoundError:
-    return [], False
-  except OSError as error:
-    raise DataError(f'{path}: cannot be read ({error.strerror})') from error
-  records = []
-  for number, line in enumerate(lines, 1):
-    try:
-      record = json.loads(line) if line.strip() else {}
-    except ValueError as error:
-      if number == len(lines):  # complete records end in a newline, so this one is not complete
-        return records, True
-      raise DataError(f'{path}: line {number} is not valid JSON ({error})') from error
-    if isinstance(record, dict) and 'step' in record:
-      records.append(record)
-  return records, False
-
-
-def _read_evaluations(folder: Path) -> dict[str, Json]:
-  """The evaluation of each split present, with the fields that the page cannot do without."""
-  evaluations = {}
-  for split in SPLITS:
-    path = folder / f'{split}.json'
-    content = _read_json(path)
-    if content is None:
-      continue
-    for field in ('step', 'classes', 'confusion', 'scores'):
-      if field not in content:
-        raise DataError(f"{path}: field '{field}' is missing; run --mode=evaluate again")
-    content['images'] = sorted(content.get('images') or [], key=_by_score)
-    content['baselines'] = content.get('baselines') or {}
-    content['rows'] = [
-      [(count, count / sum(row) if sum(row) else None) for count in row]
-      for row in content['confusion']
-    ]
-    evaluations[split] = content
-  return evaluations
-
-
-def _by_score(image: Json) -> tuple[bool, float, str]:
-  miou = image.get('miou')
-  return miou is None, 0.0 if miou is None else miou, image['name']
 
 
 def _class_names(
@@ -160,7 +101,7 @@ def _headline(evaluations: Mapping[str, Json], records: Sequence[Json]) -> Json 
   return None
 
 
-def _curves(records: Sequence[Json], colours: Mapping[str, str]) -> list[figures.Curve]:
+def _curves(records: Sequence[Json], colours: Mapping[str, str]) -> list[curves.Curve]:
   """One curve per subject of the records; a subject without any value has none."""
   pick = functools.partial(_lines, records)
   terms = sorted({key for record in records for key in record if key.startswith('train/')})
@@ -183,7 +124,7 @@ def _curves(records: Sequence[Json], colours: Mapping[str, str]) -> list[figures
   }
   wide = bool(values) and min(values) > 0 and max(values) > 50 * min(values)
   return [
-    figures.curve(title, shown, log=wide and title == 'Training loss')
+    curves.curve(title, shown, log=wide and title == 'Training loss')
     for title, panels in subjects.items()
     if (shown := {label: lines for label, lines in panels.items() if lines})
   ]
@@ -191,15 +132,15 @@ def _curves(records: Sequence[Json], colours: Mapping[str, str]) -> list[figures
 
 def _lines(
   records: Sequence[Json], names: Mapping[str, str], colours: Sequence[str] = PALETTE
-) -> list[figures.Line]:
+) -> list[curves.Line]:
   """A line for each key with a value, told apart by colour and dash; a null score is no point."""
   lines = []
   for i, (key, name) in enumerate(names.items()):
     points = [(r['step'], r[key]) for r in records if r.get(key) is not None]
     if points:
       steps, values = zip(*points, strict=True)
-      dash = list(figures.DASHES)[i % len(figures.DASHES)]
-      lines.append(figures.Line(name, steps, values, colours[i % len(colours)], dash))
+      dash = list(curves.DASHES)[i % len(curves.DASHES)]
+      lines.append(curves.Line(name, steps, values, colours[i % len(colours)], dash))
   return lines
 
 

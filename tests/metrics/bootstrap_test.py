@@ -104,3 +104,17 @@ def test_bad_arguments_are_named():
     bootstrap.intervals(np.zeros((4, 2, 2), int), CLASSES, confidence=0.95, seed=0)
   with pytest.raises(ValueError, match=r'confidence is 1\.5'):
     bootstrap.intervals(np.zeros((4, 3, 3), int), CLASSES, confidence=1.5, seed=0)
+
+
+def test_precision_recall_and_dice_have_intervals_too():
+  # Two images: drawn twice, or one each. Class b: 3 of 4 predicted right, 3 of 4 labelled; then
+  # 1 of 2 and 1 of 4. The extremes of 99.9 % are the images alone.
+  first, second = [[5, 1, 0], [1, 3, 0], [0, 0, 0]], [[5, 1, 0], [3, 1, 0], [0, 0, 0]]
+  found = bootstrap.intervals(np.array([first, second]), CLASSES, confidence=0.999, seed=0)
+  assert found['per_class']['b'] == {
+    'iou': [1 / 5, 3 / 5],
+    'dice': [2 / 6, 6 / 8],
+    'precision': [1 / 2, 3 / 4],
+    'recall': [1 / 4, 3 / 4],
+  }
+  assert found['per_class']['c']['recall'] is None

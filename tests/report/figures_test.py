@@ -3,11 +3,11 @@
 import base64
 import io
 
-import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
+from emseg_jax import colours as colours_lib
 from emseg_jax.errors import ConfigError, DataError
 from emseg_jax.report import figures
 
@@ -149,39 +149,10 @@ def test_large_pictures_are_reduced_and_overlays_gain_no_colours():
 
 
 def test_class_colours_are_checked():
-  assert figures.class_colours(None, 2) == figures.PALETTE[:2]
-  assert len(set(figures.class_colours(None, 18))) == 18
-  assert figures.class_colours(['red', '#ABC'], 2) == ('#ff0000', '#aabbcc')
+  assert colours_lib.class_colours(None, 2) == colours_lib.PALETTE[:2]
+  assert len(set(colours_lib.class_colours(None, 18))) == 18
+  assert colours_lib.class_colours(['red', '#ABC'], 2) == ('#ff0000', '#aabbcc')
   with pytest.raises(ConfigError, match="'x;y' is not a colour"):
-    figures.class_colours(['#000000', 'x;y'], 2)
+    colours_lib.class_colours(['#000000', 'x;y'], 2)
   with pytest.raises(ConfigError, match='has 1 colours for 2 classes'):
-    figures.class_colours(['#000000'], 2)
-
-
-def test_a_curve_takes_its_ink_from_the_page_and_leaves_matplotlib_as_it_was():
-  before = dict(matplotlib.rcParams)
-  line = figures.Line('loss', [1, 2, 3], [3.0, float('nan'), 1.0], '#0072b2')
-  drawn = figures.curve('Training loss', {'loss': [line]})
-  assert drawn.svg.startswith('<svg viewBox=')
-  assert drawn.svg.endswith('</svg>')
-  assert 'currentColor' in drawn.svg
-  assert '#0072b2' in drawn.svg
-  assert '<style' not in drawn.svg
-  assert drawn.description == 'Training loss: loss from 3 at step 1 to 1 at step 3.'
-  assert dict(matplotlib.rcParams) == before
-
-
-def test_long_curves_are_means_over_runs_and_keep_gaps():
-  values = np.arange(1200.0)
-  values[100] = np.nan
-  line = figures.Line('loss', np.arange(1200), values, '#0072b2')
-  steps, means = figures._thin(line)
-  assert len(steps) == 600
-  assert steps[0] == means[0] == 0.5  # the mean of 0 and 1
-  assert np.isnan(means[50])  # 100 and 101
-  assert np.isfinite(np.delete(means, 50)).all()
-
-
-def test_curves_of_equal_input_are_equal():
-  line = figures.Line('loss', [1, 2, 3], [3.0, 2.0, 1.0], '#0072b2', 'dashed')
-  assert figures.curve('A', {'x': [line]}) == figures.curve('A', {'x': [line]})
+    colours_lib.class_colours(['#000000'], 2)
