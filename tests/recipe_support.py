@@ -164,6 +164,8 @@ def short_run(config: Config, cache: Path) -> list[str]:
   overrides |= {'train.steps': 2, 'train.batch_size': 2, 'train.log_every': 1}
   overrides |= {'train.eval_every': 2, 'train.checkpoint_every': 2}
   overrides |= {'run.report': 'false', 'run.tensorboard': 'false', 'run.target_cache': cache}
+  if config.optim.warmup_steps:
+    overrides['optim.warmup_steps'] = 1
   if config.data.sampling.stride:
     overrides |= {'data.sampling.stride': (16, 16)}
   for split in ('train', 'validation', 'test'):

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 from emseg_jax.data import arrays
-from emseg_jax.data.chunk_cache import cells
 from emseg_jax.data.store import Store, context, wait
 from emseg_jax.errors import DataError
 
@@ -37,8 +36,8 @@ class Chunked:
     dtype: native.
   """
 
-  def __init__(self, array: Any, driver: Driver, store: Store, *, missing: Missing) -> None:
-    self._array, self._driver, self._store, self._missing = array, driver, store, missing
+  def __init__(self, array: Any, filling: Any, driver: Driver, store: Store) -> None:
+    self._array, self._filling, self._driver, self._store = array, filling, driver, store
     self._reported = 0
     self.shape: tuple[int, ...] = tuple(array.shape)
     self.dtype: np.dtype = array.dtype.numpy_dtype
@@ -49,44 +48,28 @@ class Chunked:
     except DataError as error:
       if not _is_missing(error):
         raise
-      if self._missing == 'error':
+      if self._filling is None:
         raise DataError(
           f'{error}; copy it again, or set reading.missing=fill if its writer left out chunks that '
           f'hold the fill value {self._fill_value} only'
         ) from error
-    return self._read_what_is_there(index)
+      if self._store.read_json(DESCRIPTIONS[self._driver]) is None:
+        raise DataError(f'{self._store.url}: is no longer there') from error
+      self._report(str(error))
+    return wait(self._filling[index].read(), self._store.url)
 
   @property
   def _fill_value(self) -> Any:
     value = self._array.fill_value
     return self.dtype.type(0) if value is None else np.asarray(value)[()]
 
-  def _read_what_is_there(self, index: tuple[slice, ...]) -> np.ndarray:
-    """Chunk by chunk, with the fill value where there is none."""
-    if self._store.read_json(DESCRIPTIONS[self._driver]) is None:
-      raise DataError(f'{self._store.url}: is no longer there')
-    layout = self._array.chunk_layout
-    parts = list(cells(index, layout.read_chunk.shape, layout.grid_origin))
-    waiting = [self._array[part].read() for part, _ in parts]
-    found = np.full([i.stop - i.start for i in index], self._fill_value, self.dtype)
-    missing = []
-    for (_, place), future in zip(parts, waiting, strict=True):
-      try:
-        found[place] = wait(future, self._store.url)
-      except DataError as error:
-        if not _is_missing(error):
-          raise
-        missing.append(str(error))
-    self._report(missing)
-    return found
-
-  def _report(self, missing: list[str]) -> None:
-    """Says so when their number has doubled, not at every box."""
-    before, self._reported = self._reported, self._reported + len(missing)
+  def _report(self, missing: str) -> None:
+    """Says so when the number of such boxes has doubled, not at every box."""
+    before, self._reported = self._reported, self._reported + 1
     if self._reported.bit_length() > before.bit_length():
       LOGGER.warning(
         '%s; read as the fill value %s, so far %d times in this volume',
-        missing[-1],
+        missing,
         self._fill_value,
         self._reported,
       )
@@ -104,8 +87,6 @@ def open_chunked(driver: Driver, store: Store, *, missing: Missing, level: int =
   Raises:
     DataError: a description that cannot be read, an unknown compression, absurd chunks.
   """
-  import tensorstore
-
   spec: dict[str, Any] = {
     'driver': driver,
     'kvstore': store.kvstore(),
@@ -113,10 +94,9 @@ def open_chunked(driver: Driver, store: Store, *, missing: Missing, level: int =
   }
   if driver == 'neuroglancer_precomputed':
     spec['scale_index'] = level
-  array = wait(tensorstore.open(spec, read=True, open=True, context=context()), store.url)
+  array = _open(spec, store)
   if array.rank == 0 or 0 in array.shape:
     raise DataError(f'{store.url}: is empty, its shape is {tuple(array.shape)}')
-  array = array[tensorstore.d[:].translate_to[0]]
   dtype = arrays.check_type(np.dtype(array.dtype.numpy_dtype), store.url)
   layout = array.chunk_layout
   arrays.check_chunk(layout.read_chunk.shape, dtype, store.url)
@@ -126,7 +106,17 @@ def open_chunked(driver: Driver, store: Store, *, missing: Missing, level: int =
   ]
   if math.prod(per_shard) > 1:
     arrays.check_chunk((*per_shard, 2), np.dtype('u8'), store.url)
-  return Chunked(array, driver, store, missing=missing)
+  filling = None
+  if missing == 'fill':
+    filling = _open(spec | {'fill_missing_data_reads': True}, store)
+  return Chunked(array, filling, driver, store)
+
+
+def _open(spec: dict[str, Any], store: Store) -> Any:
+  import tensorstore
+
+  array = wait(tensorstore.open(spec, read=True, open=True, context=context()), store.url)
+  return array[tensorstore.d[:].translate_to[0]]
 
 
 def _is_missing(error: DataError) -> bool:
