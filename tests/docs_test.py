@@ -211,5 +211,6 @@ def test_published_numbers_are_those_of_the_recipes():
     assert f'| `{name}` | {" / ".join(f"{s:.3f}" for s in scores.values())} |' in page
 
 
+@pytest.mark.long
 def test_the_examples_of_extending_work_as_they_stand(tmp_path):
   docs_sandbox.follow(EXTENDING, tmp_path)

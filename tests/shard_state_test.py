@@ -163,6 +163,7 @@ def _is_split(state):
   return any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.long
 def test_a_run_may_change_the_setting_and_is_evaluated_with_either(tmp_path):
   split, whole = (f'--config.mesh.shard_state={value}' for value in ('true', 'false'))
   assert _main(f'--workdir={tmp_path}', split) == 0
