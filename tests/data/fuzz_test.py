@@ -24,7 +24,7 @@ from emseg_jax.errors import DataError
 WORDS = [n.to_bytes(size, order, signed=n < 0) for n in (0, 1, -1, 2**15, 2**30)
          for size in (4, 8) for order in ('little', 'big')]  # fmt: skip
 LARGEST_READ = 2**26  # bytes
-PATIENCE = 20  # seconds, for a machine that does other things, too
+PATIENCE = 60  # seconds, for a machine that does other things, too
 
 array = functools.partial(values, 4, 8, 9)
 FORMATS = {
