@@ -30,6 +30,7 @@ SKIPPED = {
   r'^make test-slurm': 'needs root and a SLURM',
   r'^docker build': 'needs docker',
   r'--mode=view': 'runs until Ctrl-C; view_test does so',
+  r'^python tests/monai_benchmark': 'needs MONAI and minutes on a quiet machine',
 }
 # Run by another test or by .ci/run: the file, and what stands in it.
 ELSEWHERE = {
@@ -58,15 +59,17 @@ def _matching(table, command):
   return [entry for pattern, entry in table.items() if re.search(pattern, command.text)]
 
 
-def _is_long(command):
-  return bool(re.search(LONG, f'{command.page} {command.text}'))
+def _marks(command):
+  if '--forms=' in command.text and 'onnx' in command.text:
+    return [pytest.mark.parity]  # the extra is installed for these
+  return [pytest.mark.long] if re.search(LONG, f'{command.page} {command.text}') else []
 
 
 def _runs():
   for command in OURS:
     if not _matching(SKIPPED, command):
-      marks = [pytest.mark.long] if _is_long(command) else []
-      yield pytest.param(command, marks=marks, id=command.text[len('python -m emseg_jax.main ') :])
+      text = command.text[len('python -m emseg_jax.main ') :]
+      yield pytest.param(command, marks=_marks(command), id=text)
 
 
 @pytest.fixture(scope='module')
