@@ -22,6 +22,7 @@ if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', '')
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -32,6 +33,9 @@ COMPILE_CACHE = os.environ.get(
 
 def pytest_configure(config: pytest.Config) -> None:
   del config
+  # A busy machine is no defect of what is tested.
+  hypothesis.settings.register_profile('emseg', deadline=None)
+  hypothesis.settings.load_profile('emseg')
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   jax.config.update('jax_compilation_cache_dir', COMPILE_CACHE)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

@@ -16,19 +16,18 @@ from emseg_jax import config_io
 from emseg_jax.config import Config
 from emseg_jax.data import phantom
 
-# One per file that `make test` trains; `tiny` and `phantom`'s network it trains in other tests.
+# One per file that `make test` trains; `unet`, `tiny` and `phantom`'s network in other tests.
 FIRST = (
   'pmcanet:isbi2012',
   'vgg_unet:epfl',
   'seget:synapse',
   'emnet:epfl',
   'rescrnet:rat_liver',
-  'unet',
 )
 PMCANET_RIVALS = ('deeplabv3plus', 'emnet_khadangi', 'segmenter', 'segvit', 'pidnet')
 SPECS = (
   *FIRST,
-  *('tiny', 'phantom', 'pmcanet', 'vgg_unet', 'seget', 'emnet', 'rescrnet'),
+  *('unet', 'tiny', 'phantom', 'pmcanet', 'vgg_unet', 'seget', 'emnet', 'rescrnet'),
   # pmcanet: data, networks for two and three classes, ablations, splits.
   *(f'pmcanet:{data}' for data in ('cardiac', 'sem_material', 'superalloy', 'cdeep3m')),
   *(f'pmcanet:isbi2012,network={network}' for network in PMCANET_RIVALS),

@@ -107,6 +107,7 @@ def test_killed_at_random_moments_the_run_ends_with_the_same_bits(tmp_path, refe
   _assert_same_run(workdir, reference)
 
 
+@pytest.mark.long
 def test_killed_while_a_checkpoint_is_being_written(tmp_path, reference):
   workdir = tmp_path / 'run'
   process = _start(workdir)

@@ -44,8 +44,14 @@ def _of_one_device(name):
   return np.asarray(_predictor(name, 1, 1).apply(_tiles(name)))
 
 
-@pytest.mark.parametrize(('data', 'space'), MESHES)
-@pytest.mark.parametrize('name', TILES)
+def _cases():
+  for name in TILES:
+    for mesh in MESHES:
+      often = (name, *mesh) in (('unet', 1, 8), ('unet3d', 2, 4))
+      yield pytest.param(name, *mesh, marks=() if often else pytest.mark.long)
+
+
+@pytest.mark.parametrize(('name', 'data', 'space'), list(_cases()))
 def test_split_tiles_are_predicted_as_whole_ones(name, data, space):
   """To float32 rounding: 1e-5 of probabilities."""
   found = _predictor(name, data, space).apply(_tiles(name))

@@ -214,7 +214,7 @@ def test_dropout_differs_from_step_to_step():
 # ---- accumulation, averaging, reduced rates -----------------------------------------------------
 
 
-@pytest.mark.parametrize('shape', [(8, 8), (4, 8, 8)])
+@pytest.mark.parametrize('shape', [(8, 8), pytest.param((4, 8, 8), marks=pytest.mark.long)])
 def test_accumulated_batches_take_the_step_of_one_large_batch(shape):
   options = {'learning_rate': 0.3, 'clip_norm': 0.5, 'ema': 0.5, 'patch': shape}
   whole = [_batch(step, shape=shape) for step in range(3)]

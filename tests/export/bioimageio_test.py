@@ -11,6 +11,7 @@ from PIL import Image
 from emseg_jax import bundle as bundle_lib
 from emseg_jax.export import bioimageio, onnx
 
+pytestmark = pytest.mark.parity  # where the extra is installed for them
 pytest.importorskip('onnx')
 runtime = pytest.importorskip('onnxruntime')
 

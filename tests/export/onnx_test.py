@@ -20,6 +20,7 @@ from emseg_jax.export import inference, onnx
 from emseg_jax.models import resample
 from emseg_jax.models.backbones.resnet import ResNet50D8
 
+pytestmark = pytest.mark.parity  # where the extra is installed for them
 library = pytest.importorskip('onnx')
 runtime = pytest.importorskip('onnxruntime')
 
@@ -33,17 +34,13 @@ NETWORKS = dict.fromkeys(models.MODELS, SMALL) | {
 # Residual networks whose features grow from block to block if they are not trained: a softmax of
 # numbers in the thousands is no fair comparison.
 GROWING = {'cheng2d', 'cheng3d', 'deeplabv3plus', 'pidnet', 'pmcanet', 'resunet'}
-# Their many norms make them slow to compile, or they share all operations with one that is not.
-OFTEN = {'unet', 'seget', 'vgg_unet', 'rescrnet'}
 
 
 def _halved_scale(path, value):
   return value / 2 if path[-1].key == 'scale' else value
 
 
-@pytest.mark.parametrize(
-  'name', [pytest.param(n, marks=() if n in OFTEN else pytest.mark.parity) for n in NETWORKS]
-)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_onnxruntime_and_jax_give_the_same_probabilities(name, monkeypatch):
   stages = tuple(s._replace(blocks=2) for s in ResNet50D8.stages)
   monkeypatch.setattr(ResNet50D8, 'stages', stages)
