@@ -1,7 +1,5 @@
 """The table of networks: complete, and its numbers those of the papers and of a hand count."""
 
-import dataclasses
-
 import pytest
 
 from emseg_jax import main, models, zoo
@@ -74,7 +72,7 @@ def test_operations_of_a_u_net_equal_a_hand_count():
 
 
 def test_the_recurrent_network_counts_every_step_of_its_scans():
-  entry = dataclasses.replace(_entry('rescrnet'), options={'conv_blocks': 1})
+  entry = _entry('rescrnet')._replace(options={'conv_blocks': 1})
   small, large = (zoo.describe(entry, size=(n, n)).gflops for n in (32, 64))
   assert large / small == pytest.approx(4, rel=0.15)  # four times the voxels
 
