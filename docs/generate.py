@@ -1,14 +1,16 @@
-"""Writes the two pages that are read from the source: config.md and options.md.
+"""Writes what is read from the source: config.md, options.md and a picture of each network.
 
     python docs/generate.py
 
 config.md lists every field of the configuration; options.md the options of networks, losses and
 voxel weights, which the configuration passes on. Types, defaults and ranges come from the
-annotations, meanings from the fields' descriptions and the docstrings. tests/docs_test.py holds the
-committed pages against what this writes.
+annotations, meanings from the fields' descriptions and the docstrings. The pictures in diagrams/
+are drawn from the traced networks, see stages.py. tests/docs_test.py holds the committed files
+against what this writes.
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import re
@@ -19,13 +21,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import annotated_types
+import drawing
 import pydantic
+import stages
 from pydantic.fields import FieldInfo
 
-from emseg_jax import config, losses, models
+from emseg_jax import config, losses, models, zoo
 from emseg_jax.losses import terms
 
-__all__ = ['config_page', 'describe_type', 'options_page', 'sections_of', 'write']
+__all__ = ['config_page', 'describe_type', 'diagram', 'options_page', 'sections_of', 'write']
 
 FOLDER = Path(__file__).parent
 COMMAND = 'python docs/generate.py'
@@ -239,11 +243,23 @@ def _lower(text: str) -> str:
   return first[:1].lower() + first[1:]
 
 
-PAGES: Mapping[str, Callable[[], str]] = {'config.md': config_page, 'options.md': options_page}
+@functools.cache
+def diagram(name: str) -> str:
+  """The picture of a network, as its first line in the table of networks has it."""
+  entry = next(e for e in zoo.ENTRIES if e.name == name)
+  return drawing.draw(stages.trace(entry))
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+  'config.md': config_page,
+  'options.md': options_page,
+  **{f'diagrams/{name}.svg': functools.partial(diagram, name) for name in models.MODELS},
+}
 
 
 def write() -> None:
-  """Writes all pages."""
+  """Writes all pages and pictures."""
+  (FOLDER / 'diagrams').mkdir(exist_ok=True)
   for name, page in PAGES.items():
     (FOLDER / name).write_text(page(), encoding='utf-8')
 

@@ -49,6 +49,7 @@ LONG = r'results\.md|training\.md|launch/README\.md|--mode=models|--mode=benchma
 
 def _load_generator():
   path = docs_support.ROOT / 'docs' / 'generate.py'
+  sys.path.append(str(path.parent))  # of the modules beside it
   spec = importlib.util.spec_from_file_location('docs_generate', path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
