@@ -16,7 +16,8 @@ import docs_support
 import numpy as np
 import pytest
 
-from emseg_jax import config_io, experiment, main
+import emseg_jax
+from emseg_jax import api, config_io, errors, experiment, main
 
 COMMANDS = docs_support.commands()
 EXTENDING = 'docs/extending.md'
@@ -213,6 +214,19 @@ def test_published_numbers_are_those_of_the_recipes():
       assert f'| {argument} | {scores[0]:.3f} / {scores[1]:.3f} |' in page
   for name, scores in recipes['rescrnet'].PUBLISHED.items():
     assert f'| `{name}` | {" / ".join(f"{s:.3f}" for s in scores.values())} |' in page
+
+
+def test_public_names_are_on_the_page_of_the_api():
+  page = (docs_support.ROOT / 'docs' / 'api.md').read_text(encoding='utf-8')
+  shown = {
+    module: re.findall(r'\w+', members)
+    for module, members in re.findall(r'^::: (\S+)\n(?:.*\n\s+members: \[(.*)\])?', page, re.M)
+  }
+  for package in (emseg_jax, api, errors):
+    for name in package.__all__:
+      thing = getattr(package, name)
+      assert thing.__module__ in shown, name
+      assert not shown[thing.__module__] or thing.__name__ in shown[thing.__module__]
 
 
 @pytest.mark.long
