@@ -121,9 +121,7 @@ def _standardised(x: np.ndarray, origin: float, scale: float, out: np.ndarray) -
   """(x - origin) / scale of x as float32, in `out`."""
   if origin:
     x = np.subtract(x, np.float32(origin), out=out, dtype=np.float32, casting='same_kind')
-  return np.divide(
-    x, np.float32(max(scale, 1e-6)), out=out, dtype=np.float32, casting='same_kind'
-  )
+  return np.divide(x, np.float32(max(scale, 1e-6)), out=out, dtype=np.float32, casting='same_kind')
 
 
 def _to_channels(x: np.ndarray, channels: int) -> np.ndarray:

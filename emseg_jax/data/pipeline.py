@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import functools
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,10 +29,11 @@ from emseg_jax.data import targets as targets_lib
 from emseg_jax.data.sampling import Region, Sampler, allocate, read_example, weigh
 from emseg_jax.errors import DataError, TrainingError
 
-__all__ = ['train_dataset', 'train_iterator']
+__all__ = ['train_dataset', 'train_iterator', 'useful_threads']
 
 LOGGER = logging.getLogger(__name__)
 ENDLESS = 2**48  # steps; some room is left for what grain computes from it
+SMALL = 2**16  # voxels; copying so many takes no longer than finding out which
 SUBSTITUTES = 20  # examples tried in place of one that cannot be read
 
 Batch = dict[str, np.ndarray]
@@ -192,6 +194,20 @@ def _draw(
         raise
       LOGGER.warning('Passed over: %s', error)
       entry = int(rng.integers(len(sampler)))
+
+
+def useful_threads(split: pairs.Split, region: Sequence[int], threads: int) -> int:
+  """How many of `threads` to read with: one, where they would only wait for each other.
+
+  Nothing is decoded of images in memory, and where a region is small, most of the time goes to
+  Python, which runs in one thread at a time.
+  """
+  in_memory = all(
+    volume is None or volume.kind == 'memory'
+    for section in split.sections
+    for volume in (section.image_volume, section.label_volume, section.mask_volume)
+  )
+  return min(threads, 1) if in_memory and math.prod(region) < SMALL else threads
 
 
 def train_iterator(

@@ -193,7 +193,7 @@ def allocate(
       'label': (shape, np.int32),
       'weight': (shape, np.float32),
       'valid': ((count, len(region)), np.int32),
-      **{name: (shape, np.float32) for name in targets},
+      **dict.fromkeys(targets, (shape, np.float32)),
       'index': ((count,), np.int32),
     }
   )
