@@ -121,7 +121,8 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
       )
     given = cropped.Cropped(volume, plan.start, plan.stop)
   suffixes = ['', *(f'_prob_{name}' for name in config.task.classes if options.probabilities)]
-  targets = [(s, *writers.target_of(given, output, suffix=s)) for s in suffixes]
+  form = options.zarr_format
+  targets = [(s, *writers.target_of(given, output, suffix=s, zarr_format=form)) for s in suffixes]
   record = {
     'input': _describe_input(volume),
     'network': _fingerprint(predictor),
@@ -131,6 +132,8 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
     'probabilities': options.probabilities,
     'values': file_values(config).tolist(),
   }
+  if form is not None:
+    record['zarr_format'] = form
   mask = _open_mask(options.mask, volume) if options.mask else None
   held = math.prod(plan.extent) * voxel_bytes
   return Job(volume, given, split, group, plan, mask, output, tuple(targets), held, record)

@@ -36,6 +36,7 @@ __all__ = [
   'write_evaluation',
 ]
 
+LARGE = 2**26  # pixels of a section whose probabilities are not held as a whole either
 COUNT_CHUNK = 2**18  # pixels per call of the jitted count: one shape, so one compilation
 
 
@@ -127,7 +128,7 @@ def evaluate_split(
 
   def predictions() -> Iterator[np.ndarray]:
     for group in blocks.groups(split, len(config.data.patch)):
-      if len(config.data.patch) == 3:
+      if len(config.data.patch) == 3 or np.prod(split.sections[group[0]].shape) > LARGE:
         found = volume_scores.predict_sections(
           predictor, split, group, collector, counted, should_stop=should_stop
         )
@@ -161,7 +162,9 @@ def score_files(
     DataError: they do not match, or hold a value that is not mapped.
   """
   task, mapping = config.task, config.data.label_mapping
-  data = config_lib.Data(label_mapping=mapping, labels=config.data.labels)
+  data = config_lib.Data(
+    label_mapping=mapping, labels=config.data.labels, cache_gb=config.data.cache_gb
+  )
   source = config_lib.Source(images=str(predictions), labels=str(labels))
   split = pairs.open_split([source], task=task, data=data, palette='index')
   collector = metrics.Collector(config.eval.metrics, task.classes)

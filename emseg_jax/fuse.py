@@ -89,7 +89,9 @@ def fuse_files(
     for group in blocks.groups(split, rank):
       yield from segment(predictors, split, group, should_stop)
 
-  return writers.write_like(given, output, resampled.back(sections(), volume, given))
+  zarr = predictors[0].config.predict.zarr_format
+  found = resampled.back(sections(), volume, given)
+  return writers.write_like(given, output, found, zarr_format=zarr)
 
 
 def _segment_section(

@@ -1,4 +1,4 @@
-"""Scores of a volume whose probabilities are never held together: what networks for volumes need.
+"""Scores of a volume, or of a huge section, whose probabilities are never held together.
 
 Sums over voxels are counted box by box, and so are confidences. Class maps are gathered in layers
 of boxes, in which objects are counted as they go on from one to the next; only layers of
@@ -32,8 +32,8 @@ def predict_sections(
   """Yields the class map of every section, uint8 [Y, X], and counts scores on the way.
 
   Args:
-    predictor: a loaded network for volumes.
-    split, group: the labelled sections of the volume.
+    predictor: a loaded network.
+    split, group: the labelled sections of a volume; one section for a network for sections.
     collector: sees the volume in parts.
     details: likewise; None: not wanted.
     should_stop: asked between batches of tiles.
@@ -44,18 +44,20 @@ def predict_sections(
   shape = blocks.shape(split, group)
   (plan,) = volume_boxes.same_boxes([predictor], shape, block=predictor.config.predict.block)
   boxes = volume_boxes.predict_boxes(predictor, split, group, plan, should_stop=should_stop)
+  image = 0 if len(predictor.config.data.patch) == 2 else slice(None)  # what is [Y, X] stays so
   whole = np.empty(shape, np.uint8) if collector.needs('image') else None
   for start, layer in itertools.groupby(boxes, lambda box: box.start[0]):
     found = _count_layer(layer, predictor, split, group, collector, details)
     if details is not None:
-      details.add_slab(found, split.label_block(group, (start, 0, 0), found.shape))
+      label = split.label_block(group, (start, 0, 0), found.shape)
+      details.add_slab(found[image], label[image])
     if whole is not None:
       whole[start : start + len(found)] = found
     yield from found
   if details is not None:
     details.end_image()
   if whole is not None:
-    collector.add(whole, split.label_block(group, (0, 0, 0), shape), unit='image')
+    collector.add(whole[image], split.label_block(group, (0, 0, 0), shape)[image], unit='image')
 
 
 def _count_layer(

@@ -1,5 +1,7 @@
 """Scores of volumes counted in parts equal those of the whole volume at once."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from data_support import volume_split
@@ -99,3 +101,42 @@ def test_scores_of_voxels_hold_no_whole_volume(volume, monkeypatch):
 def test_a_stop_request_is_heard_between_batches(volume):
   with pytest.raises(errors.Interrupted):
     in_boxes(volume, (4, 20, 20), should_stop=lambda: True)
+
+
+def test_a_huge_section_is_scored_in_boxes_as_a_small_one_is_at_once(volume, monkeypatch):
+  def score(large):
+    monkeypatch.setattr(evaluation, 'LARGE', large)
+    network = Stand((16, 16), CLASSES, predict={'block': (12, 20)})
+    names = ('soft', 'thresholds', 'border', 'instances')
+    return evaluation.evaluate_split(network, split_of(volume), extra_metrics=names)
+
+  boxes, whole = score(34 * 30 - 1), score(34 * 30)
+  np.testing.assert_array_equal(boxes.confusion, whole.confusion)
+  assert_close(boxes.extras, whole.extras)
+  assert_close(boxes.calibration, whole.calibration)
+  assert boxes.objects == whole.objects
+  assert boxes.objects['ndim'] == 2
+
+
+@pytest.mark.parametrize('patch', [(4, 32, 32), (32, 32)])
+def test_memory_does_not_grow_with_the_depth(patch, monkeypatch):
+  # The bootstrap draws 1000 times as many numbers as there are sections, whatever their size.
+  monkeypatch.setattr(metrics, 'intervals', lambda *args, **options: {})
+
+  def peak(depth):
+    label = np.broadcast_to(np.arange(64) // 22, (depth, 64, 64)).astype(np.uint8)  # three objects
+    split = volume_split((100 * label, label), num_classes=3, cache_bytes=0)
+    network = Stand(patch, CLASSES, predict={'block': (4, 64, 64)[3 - len(patch) :]})
+    tracemalloc.start()
+    try:
+      evaluation.evaluate_split(
+        network, split, extra_metrics=('soft', 'thresholds'), baselines=False
+      )
+      return tracemalloc.get_traced_memory()[1]
+    finally:
+      tracemalloc.stop()
+
+  peak(4)  # compiles
+  # Of every section its counts are kept. Probabilities of 60 more would be 60·64²·3·4 B = 2.9 MB.
+  # What JAX still holds when a count is done differs from run to run.
+  assert min(peak(64), peak(64)) < max(peak(4), peak(4)) + 1e6
