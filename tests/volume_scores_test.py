@@ -1,13 +1,12 @@
 """Scores of volumes counted in parts equal those of the whole volume at once."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
-from data_support import volume_split
+from data_support import BoxVolume, rules, volume_split
 from volume_support import Stand
 
-from emseg_jax import errors, evaluation, metrics, predict
+from emseg_jax import errors, evaluation, metrics, predict, volume_scores
+from emseg_jax.data import pairs
 from emseg_jax.data.pairs import IGNORED
 from emseg_jax.metrics.collect import METRICS
 from emseg_jax.metrics.details import Details
@@ -118,25 +117,27 @@ def test_a_huge_section_is_scored_in_boxes_as_a_small_one_is_at_once(volume, mon
   assert boxes.objects['ndim'] == 2
 
 
-@pytest.mark.parametrize('patch', [(4, 32, 32), (32, 32)])
-def test_memory_does_not_grow_with_the_depth(patch, monkeypatch):
-  # The bootstrap draws 1000 times as many numbers as there are sections, whatever their size.
-  monkeypatch.setattr(metrics, 'intervals', lambda *args, **options: {})
+def test_nothing_larger_than_a_layer_is_read_however_deep_the_volume(volume):
+  # What is really held is measured by large_volume_test.py.
+  largest = []
+  for depth in (11, 33):
+    image, label = (BoxVolume(np.tile(array, (depth // 11, 1, 1))) for array in volume)
+    sections = [pairs.Section(n, image, i, label, i) for i, n in enumerate(image.names)]
+    split = pairs.Split(sections, rules=rules(3, ignore_value=IGNORED), cache_bytes=0)
+    network = Stand((5, 16, 16), CLASSES, predict={'block': (4, 20, 20)})
+    assert [section.shape for section in _sections(network, split)] == [SHAPE[1:]] * depth
+    largest.append([max(_depth(box) for box in v.boxes) for v in (image, label)])
+  assert largest[0] == largest[1]
+  assert largest[1][1] == 4  # labels of a layer; the tiles of a box reach over more
 
-  def peak(depth):
-    label = np.broadcast_to(np.arange(64) // 22, (depth, 64, 64)).astype(np.uint8)  # three objects
-    split = volume_split((100 * label, label), num_classes=3, cache_bytes=0)
-    network = Stand(patch, CLASSES, predict={'block': (4, 64, 64)[3 - len(patch) :]})
-    tracemalloc.start()
-    try:
-      evaluation.evaluate_split(
-        network, split, extra_metrics=('soft', 'thresholds'), baselines=False
-      )
-      return tracemalloc.get_traced_memory()[1]
-    finally:
-      tracemalloc.stop()
 
-  peak(4)  # compiles
-  # Of every section its counts are kept. Probabilities of 60 more would be 60·64²·3·4 B = 2.9 MB.
-  # What JAX still holds when a count is done differs from run to run.
-  assert min(peak(64), peak(64)) < max(peak(4), peak(4)) + 1e6
+def _sections(network, split):
+  collector = metrics.Collector(('soft', 'thresholds'), CLASSES)
+  details = Details(CLASSES, multilabel=False)
+  group = tuple(range(len(split)))
+  return volume_scores.predict_sections(network, split, group, collector, details)
+
+
+def _depth(box):
+  (first, *_), (last, *_) = box
+  return last - first
