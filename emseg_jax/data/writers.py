@@ -67,7 +67,6 @@ def write_like(
       then.
     ValueError: sections of a wrong number, shape or type.
   """
-  folder = reference.axes.startswith('N')
   target, writer = target_of(reference, path, suffix=suffix, zarr_format=zarr_format)
   check_target(reference, target, writer)
   dataset = recognise.split_dataset(os.fspath(path))[1]
@@ -76,13 +75,12 @@ def write_like(
   pages = _checked(reference, sections, target, writer)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if folder:
+    if reference.axes.startswith('N'):
       temporary.mkdir()
       for name, extension, page in zip(reference.names, extensions, pages, strict=False):
         _write(temporary / f'{name}{extension}', extension, iter([page]), 1, reference)
     elif writer is not None:
-      labels = suffix == ''
-      _write_array(array_writers.WRITERS[writer], temporary, pages, reference, dataset, labels)
+      _write_array(writer, temporary, pages, reference, dataset, not suffix)
     else:
       _write(temporary, _split(target.name)[1], pages, len(reference), reference)
     for _ in pages:  # raises if there are more than expected
@@ -145,7 +143,7 @@ def _array_extension(reference: volumes.Volume, place: str) -> str:
 
 
 def _write_array(
-  cls: type[array_writers.ArrayWriter],
+  form: str,
   path: Path,
   pages: Iterator[np.ndarray],
   reference: volumes.Volume,
@@ -156,6 +154,7 @@ def _write_array(
   about = array_writers.About(
     reference.voxel_size_zyx or (None, None, None), reference.offset_zyx, dataset, labels
   )
+  cls = array_writers.WRITERS[form]
   writer = cls(path, (len(reference), *first.shape), first.dtype, about)
   with contextlib.closing(writer):
     rest = itertools.chain([first], pages)
