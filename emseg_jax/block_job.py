@@ -25,7 +25,15 @@ from emseg_jax.data import (
 from emseg_jax.errors import ConfigError, DataError
 from emseg_jax.predict import Predictor, file_values, open_input
 
-__all__ = ['Job', 'describe', 'format_size', 'is_volume', 'plan_job']
+__all__ = [
+  'Job',
+  'block_memory',
+  'describe',
+  'format_size',
+  'is_volume',
+  'lay_out',
+  'plan_job',
+]
 
 Box = Sequence[int]
 
@@ -99,9 +107,9 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
   # Sums and their share of the result; the image of this block and of the next.
   voxel_bytes = 8 * (len(config.task.classes) + predictor.channels)
   plan = block_plan.make_plan(
-    _layout(predictor, blocks.shape(split, group)),
+    lay_out(predictor, blocks.shape(split, group)),
     voxel_bytes=voxel_bytes,
-    memory=_memory(),
+    memory=block_memory(),
     chunk=array_writers.CHUNK,
     block=options.block,
     roi=block_plan.parse_roi(options.roi) if options.roi else None,
@@ -113,7 +121,8 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
       )
     given = cropped.Cropped(volume, plan.start, plan.stop)
   suffixes = ['', *(f'_prob_{name}' for name in config.task.classes if options.probabilities)]
-  targets = [(s, *writers.target_of(given, output, suffix=s)) for s in suffixes]
+  form = options.zarr_format
+  targets = [(s, *writers.target_of(given, output, suffix=s, zarr_format=form)) for s in suffixes]
   record = {
     'input': _describe_input(volume),
     'network': _fingerprint(predictor),
@@ -123,12 +132,14 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
     'probabilities': options.probabilities,
     'values': file_values(config).tolist(),
   }
+  if form is not None:
+    record['zarr_format'] = form
   mask = _open_mask(options.mask, volume) if options.mask else None
   held = math.prod(plan.extent) * voxel_bytes
   return Job(volume, given, split, group, plan, mask, output, tuple(targets), held, record)
 
 
-def _layout(predictor: Predictor, shape: tuple[int, int, int]) -> tiling.Layout:
+def lay_out(predictor: Predictor, shape: tuple[int, int, int]) -> tiling.Layout:
   """The tiles of a volume; those of networks for sections have one section."""
   if len(predictor.config.data.patch) == 3:
     return predictor.layout(shape)
@@ -157,7 +168,7 @@ def _open_mask(path: str, volume: volumes.Volume) -> Callable[[Box, Box], np.nda
   return read
 
 
-def _memory() -> int:
+def block_memory() -> int:
   """What a block may take, bytes: a quarter of the device's memory, on CPUs an eighth."""
   limit = memory.device_memory()
   if limit and jax.default_backend() != 'cpu':

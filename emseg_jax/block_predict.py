@@ -19,10 +19,10 @@ import numpy as np
 from emseg_jax.block_plan import Block, Plan
 from emseg_jax.errors import Interrupted
 
-__all__ = ['Work', 'predict_blocks']
+__all__ = ['Result', 'Work', 'compute_blocks', 'predict_blocks']
 
 LOGGER = logging.getLogger(__name__)
-Result = tuple[np.ndarray, np.ndarray | None]
+Result = tuple[np.ndarray | None, np.ndarray | None]  # labels and maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,21 +33,21 @@ class Work:
     read: (origin, size) -> normalised image f32 [z, y, x, C], inside the volume.
     apply: image tiles f32 [batch_size, *tile, C] -> probabilities [batch_size, *tile, K] on the
       device; tiles of one section have no z axis.
-    decide: probabilities [..., K] -> label values [...] uint8, on the device.
+    decide: probabilities [..., K] -> label values [...] uint8, on the device; None: there are none.
     write: (start, labels uint8 [z, y, x], maps [z, y, x, K] or None); start counts from the first
-      voxel of the output.
+      voxel of the output. Needed by `predict_blocks`.
     mask: (start, size) -> bool [z, y, x], False where nothing is to be predicted; None: everywhere.
     flat: tiles are sections.
     channels: C.
     num_maps: K.
     batch_size: tiles per call of `apply`.
-    scaled: integer type of the maps; None: none are made.
+    scaled: integer type of the maps, or 'float32': as they are; None: none are made.
   """
 
   read: Callable[[Sequence[int], Sequence[int]], np.ndarray]
   apply: Callable[[np.ndarray], jax.Array]
-  decide: Callable[[jax.Array], jax.Array]
-  write: Callable[[Sequence[int], np.ndarray, np.ndarray | None], None]
+  decide: Callable[[jax.Array], jax.Array] | None
+  write: Callable[[Sequence[int], np.ndarray, np.ndarray | None], None] | None
   mask: Callable[[Sequence[int], Sequence[int]], np.ndarray] | None
   flat: bool
   channels: int
@@ -83,23 +83,37 @@ def predict_blocks(
   wanted = set(numbers)
   todo = [block for block in plan.blocks() if block.number in wanted]
   progress, computed = _Progress(todo), 0
-  with (
-    concurrent.futures.ThreadPoolExecutor(1) as reader,
-    concurrent.futures.ThreadPoolExecutor(1) as writer,
-  ):
+  with concurrent.futures.ThreadPoolExecutor(1) as writer:
     written: concurrent.futures.Future | None = None
-    coming = _read_ahead(reader, functools.partial(_read, plan, work), todo)
-    for block, (image, mask) in zip(todo, coming, strict=True):
-      result = _nothing(block, work)
-      if image is not None:
-        result = _compute(plan, work, block, image, should_stop)
-        computed += 1
+    for block, result in compute_blocks(plan, work, todo=todo, should_stop=should_stop):
+      computed += result is not None
       if written is not None:
         progress.log(written.result())
-      written = writer.submit(_write, plan, work, block, _masked(result, mask), on_block)
+      written = writer.submit(_write, plan, work, block, result or _nothing(block, work), on_block)
     if written is not None:
       progress.log(written.result())
   return computed
+
+
+def compute_blocks(
+  plan: Plan,
+  work: Work,
+  *,
+  todo: Sequence[Block],
+  should_stop: Callable[[], bool] | None = None,
+) -> Iterator[tuple[Block, Result | None]]:
+  """Blocks in order with what was computed, None without a voxel in the mask; reads one ahead.
+
+  Raises:
+    DataError, Interrupted: as `predict_blocks`.
+  """
+  with concurrent.futures.ThreadPoolExecutor(1) as reader:
+    coming = _read_ahead(reader, functools.partial(_read, plan, work), todo)
+    for block, (image, mask) in zip(todo, coming, strict=True):
+      if image is None:
+        yield block, None
+      else:
+        yield block, _masked(_compute(plan, work, block, image, should_stop), mask)
 
 
 def _read_ahead(
@@ -171,7 +185,7 @@ def _compute(
   sums = plan.weights(block)
   labels, maps = _reduce(total, *sums, decide=work.decide, scaled=work.scaled)
   inside = block.inside
-  return np.asarray(labels)[inside], None if maps is None else np.asarray(maps)[inside]
+  return tuple(None if a is None else np.asarray(a)[inside] for a in (labels, maps))
 
 
 def _weights(plan: Plan, block: Block, places: np.ndarray) -> list[np.ndarray]:
@@ -211,16 +225,16 @@ def _reduce(
   y: jax.Array,
   x: jax.Array,
   *,
-  decide: Callable[[jax.Array], jax.Array],
+  decide: Callable[[jax.Array], jax.Array] | None,
   scaled: str | None,
-) -> tuple[jax.Array, jax.Array | None]:
-  """Labels, and maps scaled to an integer type, from weighted sums and their weights."""
+) -> tuple[jax.Array | None, jax.Array | None]:
+  """Labels, and maps, perhaps scaled to an integer type, from weighted sums and their weights."""
   weights = z[:, None, None, None] * y[None, :, None, None] * x[None, None, :, None]
   probabilities = total / weights
-  maps = None
-  if scaled:
+  maps = probabilities if scaled == 'float32' else None
+  if scaled and maps is None:
     maps = jnp.round(probabilities * jnp.iinfo(scaled).max).astype(scaled)
-  return decide(probabilities), maps
+  return None if decide is None else decide(probabilities), maps
 
 
 def _write(

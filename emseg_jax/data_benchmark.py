@@ -164,7 +164,7 @@ def _ours(case: Case) -> Iterator[Any]:
     seed=0,
     batch_size=case.batch_size,
   )
-  threads = THREADS if not case.workers else 1
+  threads = 1 if case.workers else pipeline.useful_threads(split, case.patch, THREADS)
   return pipeline.train_iterator(
     dataset, start_step=0, threads=threads, prefetch=4, workers=case.workers
   )
@@ -183,7 +183,7 @@ def _rate(batches: Iterator[Any], batch_size: int, seconds: float) -> float:
 
 def _cells(row: Row) -> list[str]:
   theirs = row.torch_patches_per_second
-  readers = f'{THREADS} threads' if not row.workers else f'{row.workers} workers'
+  readers = 'threads' if not row.workers else f'{row.workers} workers'
   return [
     row.storage,
     ' x '.join(map(str, row.patch)),

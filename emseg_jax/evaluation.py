@@ -1,6 +1,7 @@
 """Scores on whole images: one confusion matrix over a split, beside two trivial baselines.
 
-The same tiles and blending as prediction. Segmentations made elsewhere are scored by the same
+The same tiles and blending as prediction; volumes are predicted and counted box by box (see
+`volume_scores`), files section by section. Segmentations made elsewhere are scored by the same
 counting.
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from emseg_jax import baselines as baselines_lib
 from emseg_jax import config as config_lib
-from emseg_jax import config_io, metrics
+from emseg_jax import config_io, metrics, volume_scores
 from emseg_jax.data import blocks, pairs
 from emseg_jax.data import labels as labels_lib
 from emseg_jax.errors import DataError, OutputError
@@ -35,6 +36,7 @@ __all__ = [
   'write_evaluation',
 ]
 
+LARGE = 2**26  # pixels of a section whose probabilities are not held as a whole either
 COUNT_CHUNK = 2**18  # pixels per call of the jitted count: one shape, so one compilation
 
 
@@ -126,15 +128,19 @@ def evaluate_split(
 
   def predictions() -> Iterator[np.ndarray]:
     for group in blocks.groups(split, len(config.data.patch)):
-      probabilities = predictor.group_probabilities(split, group, should_stop)
-      prediction = label_values(probabilities, config.task)
-      sections = prediction if len(group) > 1 else prediction[None]
-      if extra_metrics or counted:
-        label = np.stack([split.label(i) for i in group]).reshape(prediction.shape)
-        collector.add(prediction, label, probabilities)
-        if counted:
-          counted.add(prediction, label, probabilities)
-      for index, section in zip(group, sections, strict=True):
+      if len(config.data.patch) == 3 or np.prod(split.sections[group[0]].shape) > LARGE:
+        found = volume_scores.predict_sections(
+          predictor, split, group, collector, counted, should_stop=should_stop
+        )
+      else:
+        probabilities = predictor.group_probabilities(split, group, should_stop)
+        found = [label_values(probabilities, config.task)]
+        if extra_metrics or counted:
+          label = split.label(group[0])
+          collector.add(found[0], label, probabilities)
+          if counted:
+            counted.add(found[0], label, probabilities)
+      for index, section in zip(group, found, strict=True):
         if on_prediction is not None:
           on_prediction(index, section)
         yield section
@@ -156,7 +162,9 @@ def score_files(
     DataError: they do not match, or hold a value that is not mapped.
   """
   task, mapping = config.task, config.data.label_mapping
-  data = config_lib.Data(label_mapping=mapping, labels=config.data.labels)
+  data = config_lib.Data(
+    label_mapping=mapping, labels=config.data.labels, cache_gb=config.data.cache_gb
+  )
   source = config_lib.Source(images=str(predictions), labels=str(labels))
   split = pairs.open_split([source], task=task, data=data, palette='index')
   collector = metrics.Collector(config.eval.metrics, task.classes)

@@ -1,15 +1,18 @@
 """Several binary networks, one per structure, fused into one map of all structures (SegET).
 
 The score maps compete voxel by voxel: the structure with the highest probability wins if that
-exceeds a half, else the voxel is background.
+exceeds a half, else the voxel is background. Volumes are fused box by box, written section by
+section: memory is that of a layer of boxes.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from emseg_jax import volume_boxes
 from emseg_jax.data import blocks, pairs, resampled, writers
 from emseg_jax.errors import ConfigError
 from emseg_jax.predict import Predictor, open_input
@@ -75,30 +78,53 @@ def fuse_files(
     raise ConfigError(f'data.voxel_size: the networks see different ones, {sizes}')
   opened = [open_input(predictor, source) for predictor in predictors]  # each checks for itself
   given, volume = opened[0]
-  split = pairs.Split.of_images(volume)
+  # A volume that is not read in boxes is decoded once, as far as the cache reaches.
+  kept = 0 if volume.cheap_boxes else int(predictors[0].config.data.cache_gb * 1e9)
+  split = pairs.Split.of_images(volume, cache_bytes=kept)
   # Networks for volumes and for sections may be mixed: all see the largest group that any needs.
-  ranks = [len(predictor.config.data.patch) for predictor in predictors]
+  rank = max(len(predictor.config.data.patch) for predictor in predictors)
+  segment = _segment_volume if rank == 3 else _segment_section
 
   def sections() -> Iterator[np.ndarray]:
-    for group in blocks.groups(split, max(ranks)):
-      scores = [
-        _foreground(p, split, group, rank, should_stop)
-        for p, rank in zip(predictors, ranks, strict=True)
-      ]
-      LOGGER.info('%d/%d', group[-1] + 1, len(volume))
-      yield from fused(scores)
+    for group in blocks.groups(split, rank):
+      yield from segment(predictors, split, group, should_stop)
 
-  return writers.write_like(given, output, resampled.back(sections(), volume, given))
+  zarr = predictors[0].config.predict.zarr_format
+  found = resampled.back(sections(), volume, given)
+  return writers.write_like(given, output, found, zarr_format=zarr)
 
 
-def _foreground(
-  predictor: Predictor,
+def _segment_section(
+  predictors: Sequence[Predictor],
   split: pairs.Split,
-  group: Sequence[int],
-  rank: int,
+  group: blocks.Group,
   should_stop: Callable[[], bool] | None,
-) -> np.ndarray:
-  """Foreground probability [Z, Y, X] of the sections of a group."""
-  parts = [tuple(group)] if rank == 3 else [(index,) for index in group]
-  found = [predictor.group_probabilities(split, part, should_stop)[..., 1] for part in parts]
-  return np.concatenate([f.reshape(-1, *f.shape[-2:]) for f in found])
+) -> Iterator[np.ndarray]:
+  yield fused([p.group_probabilities(split, group, should_stop)[..., 1] for p in predictors])
+  LOGGER.info('%d/%d', group[0] + 1, len(split))
+
+
+def _segment_volume(
+  predictors: Sequence[Predictor],
+  split: pairs.Split,
+  group: blocks.Group,
+  should_stop: Callable[[], bool] | None,
+) -> Iterator[np.ndarray]:
+  """The sections of a volume, of which a layer of boxes is held."""
+  shape = blocks.shape(split, group)
+  plans = volume_boxes.same_boxes(predictors, shape, block=predictors[0].config.predict.block)
+  boxes = [
+    volume_boxes.predict_boxes(predictor, split, group, plan, should_stop=should_stop)
+    for predictor, plan in zip(predictors, plans, strict=True)
+  ]
+  together = zip(*boxes, strict=True)
+  for start, layer in itertools.groupby(together, lambda found: found[0].start[0]):
+    found = None
+    for same in layer:
+      box = same[0]
+      if found is None:
+        found = np.empty((box.size[0], *shape[1:]), np.uint8)
+      window = (slice(None), *map(slice, box.start[1:], box.stop[1:]))
+      found[window] = fused([other.probabilities[..., 1] for other in same])
+    yield from found
+    LOGGER.info('%d/%d', group[start] + len(found), len(split))

@@ -19,6 +19,7 @@ __all__ = [
   'class_counts',
   'fit_normalisation',
   'open_splits',
+  'reading',
   'region',
   'training_batches',
   'voxel_size',
@@ -81,6 +82,12 @@ def batches_from(
     prefetch=data.prefetch,
     workers=data.workers,
   )
+
+
+def reading(config: config_lib.Config, split: pairs.Split) -> config_lib.Data:
+  """`data` with as many threads as are of use."""
+  threads = pipeline.useful_threads(split, region(config), config.data.threads)
+  return config.data.model_copy(update={'threads': threads})
 
 
 def fit_normalisation(config: config_lib.Config, split: pairs.Split) -> normalise.Normalisation:

@@ -164,7 +164,8 @@ def _finish(job: Job) -> bool:
         sections = _sections(store)
         if not job.as_is:
           sections = resampled.back(sections, job.volume, job.given)
-        writers.write_like(job.given, job.output, sections, suffix=suffix)
+        zarr = {'zarr': 2, 'zarr3': 3}.get(writer)
+        writers.write_like(job.given, job.output, sections, suffix=suffix, zarr_format=zarr)
         shutil.rmtree(store)
   config_io.write_text(job.record_path, json.dumps(job.record, indent=2) + '\n')
   shutil.rmtree(job.folder)

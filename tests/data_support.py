@@ -106,7 +106,8 @@ def cut_out(split, region, *, ndim, normalisation, neighbours=0, targets=None):
     channels=normalisation.channels * (1 + 2 * neighbours),
     targets=targets or (),
   )
-  into = {name: array[0] for name, array in room.items()}
+  into = {name: array[0] for name, array in room.items() if name != 'index'}
   options = {'normalisation': normalisation, 'neighbours': neighbours, 'targets': targets}
   sampling.read_example(split, region, into, **options)
+  sampling.weigh(room)
   return into

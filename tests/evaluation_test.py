@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import support
 import tifffile
+from volume_support import Stand
 
 from emseg_jax import config as config_lib
 from emseg_jax import errors, evaluation
@@ -96,13 +97,7 @@ def test_confidence_and_objects_are_counted_beside_the_scores(tmp_path):
 def test_objects_of_volumes_are_counted_in_three_dimensions(tmp_path):
   support.write_pair(tmp_path)
 
-  class Volumes(BrightIsSquare):
-    def group_probabilities(self, split, group, should_stop=None):
-      parent = super().group_probabilities
-      return np.stack([parent(split, (index,)) for index in group])
-
-  predictor = Volumes(120)
-  predictor.config = config_lib.Config(task=TASK, data={'patch': (4, 32, 32)})
+  predictor = Stand((4, 32, 32), TASK.classes)
   source = config_lib.Source(
     images=f'{tmp_path}/image.tif', labels=f'{tmp_path}/label.tif',
     reading={'voxel_size': (30, 4, 4)},

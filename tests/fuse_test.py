@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import support
 import tifffile
+from volume_support import Stand
 
 from emseg_jax import config as config_lib
 from emseg_jax import errors, fuse
-from emseg_jax.data import normalise
+from emseg_jax.data import normalise, pairs, volumes
 
 # Dark squares are class 1 of the truth, bright ones class 2; each network knows one of them.
 NETWORKS = {'dark': (1, 'softmax'), 'bright': (2, 'sigmoid')}
@@ -77,13 +78,32 @@ def stack(tmp_path):
 
 
 def test_networks_for_sections_and_for_volumes_may_be_mixed(stack, tmp_path):
-  sections, volume = Grey((8, 8)), Grey((8, 8, 8), inverted=True)
+  sections = Stand((8, 8), ('no', 'yes'))
+  volume = Stand((2, 8, 8), ('no', 'yes'), shift=0.1)
   path = fuse.fuse_files([sections, volume], stack, tmp_path / 'result.tif')
-  assert sections.seen == [(0,), (1,)]
-  assert volume.seen == [(0, 1)]
-  # Above 127.5 the first one wins, below the second.
-  expected = [[[2, 1, 2], [1, 2, 1]], [[2, 2, 2], [1, 1, 2]]]
-  assert tifffile.imread(path).tolist() == expected
+  assert sections.seen[0] == (3, 8, 8, 1)
+  assert volume.seen[0] == (3, 2, 8, 8, 1)
+  # The second one sees everything brighter: where there is something, it is sure of it.
+  image = tifffile.imread(stack)
+  result = tifffile.imread(path)
+  assert (result[image > 150] == 2).all()
+  assert (result[image < 50] == 0).all()
+
+
+@pytest.mark.parametrize('block', [(1, 7, 20), (3, 8, 8), None])
+def test_a_volume_in_boxes_is_fused_as_the_whole_is(tmp_path, block):
+  image = np.random.default_rng(0).integers(0, 256, (5, 18, 20)).astype(np.uint8)
+  tifffile.imwrite(tmp_path / 'image.tif', image, photometric='minisblack')
+  options = {'predict': {'block': block}}
+  networks = [Stand((8, 8), ('no', 'yes'), **options), Stand((4, 8, 8), ('no', 'yes'), shift=-0.2)]
+  networks.append(Stand((2, 12, 12), ('no', 'yes'), scale=-1.0, shift=0.8))
+  path = fuse.fuse_files(networks, tmp_path / 'image.tif', tmp_path / 'result.tif')
+  split = pairs.Split.of_images(volumes.open_volume(tmp_path / 'image.tif'))
+  maps = [np.stack([networks[0].group_probabilities(split, (i,)) for i in range(5)])]
+  maps += [network.group_probabilities(split, tuple(range(5))) for network in networks[1:]]
+  expected = fuse.fused([found[..., 1] for found in maps])
+  assert np.unique(expected).tolist() == [0, 1, 3]  # the second sees the same as the first, darker
+  np.testing.assert_array_equal(tifffile.imread(path), expected)
 
 
 def test_a_network_of_more_classes_is_refused(stack, tmp_path):

@@ -108,6 +108,14 @@ def test_a_box_is_that_part_of_the_whole(folder, whole, tmp_path):
   assert_nearly_equal(tifffile.imread(tmp_path / 'box.tif'), whole[0][box])
 
 
+@pytest.mark.parametrize('version', [2, 3])
+def test_zarr_is_of_the_version_asked_for(folder, whole, tmp_path, version):
+  more = ('--roi=3:7,:,:', f'--config.predict.zarr_format={version}')
+  assert predict(folder, tmp_path / 'a.zarr', *more) == 0
+  assert (tmp_path / 'a.zarr' / 'zarr.json').exists() is (version == 3)
+  assert_nearly_equal(volumes.open_volume(tmp_path / 'a.zarr')[:], whole[0][3:7])
+
+
 def test_what_the_mask_leaves_out_is_zero(folder, whole, tmp_path):
   mask = np.zeros(SHAPE, np.uint8)
   mask[5:30, 20:60, 10:50] = 1

@@ -64,6 +64,11 @@ class Predict(Section):
   block: Size | None = Field(
     None, description='what of a volume is computed and written at once, voxels; None: chosen'
   )
+  zarr_format: Literal[2, 3] | None = Field(
+    None,
+    description='of output in Zarr: 2 (OME-Zarr 0.4) or 3 (0.5, sharded); None: that of the input, '
+    '2 if it is of another format',
+  )
   roi: str | None = Field(
     None, description='box of a volume to predict, z0:z1,y0:y1,x0:x1; the output is as large as it'
   )

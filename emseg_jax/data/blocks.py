@@ -85,7 +85,7 @@ def read_block(
   if block.shape[:3] != size:
     missing = [(0, s - n) for s, n in zip(size, block.shape, strict=False)]
     block = np.pad(block, missing + [(0, 0)] * (block.ndim - 3), mode='symmetric')
-  return np.swapaxes(block, 0, axis)
+  return np.swapaxes(block, 0, axis) if axis else block
 
 
 def of_sections(sections: Sequence[np.ndarray]) -> ReadFn:
@@ -135,13 +135,15 @@ def _read_plane(
 ) -> np.ndarray:
   """A box, moved by `offset` planes; sections that the split does not use are seen, too."""
   if not axis:
-    read = functools.partial(split.image_block, offset=offset)
+    read = functools.partial(split.image_block, offset=offset) if offset else split.image_block
     return read_block(read, group, origin, size)
   z = split_lib.mirrored(origin[0] + offset, shape(split, group, axis=axis)[0])
   return read_block(split.image_block, group, (z, *origin[1:]), size, axis=axis)
 
 
 def _exchange(place: Place, axis: int) -> tuple[int, ...]:
+  if not axis:
+    return tuple(place)
   exchanged = list(place)
   exchanged[0], exchanged[axis] = exchanged[axis], exchanged[0]
   return tuple(exchanged)

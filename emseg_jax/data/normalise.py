@@ -77,19 +77,20 @@ class Normalisation:
       volume: statistics of the file it belongs to; needed by `per_volume` and `percentile`.
       out: float32 array for the result; None: a new one.
     """
-    x = np.empty((*section.shape[:2], self.channels), np.float32) if out is None else out
-    x[...] = _to_channels(section, self.channels)  # changed in place below
+    x = _to_channels(section, self.channels)
+    if out is None:
+      out = np.empty(x.shape, np.float32)
     if self.kind in ('per_volume', 'percentile') and volume is None:
       raise ValueError(f'{self.kind} needs the statistics of the volume')
     if self.kind == 'dataset':
-      return _standardised(x, self.mean, self.std)
+      return _standardised(x, self.mean, self.std, out)
     if self.kind == 'per_volume':
-      return _standardised(x, volume.mean, volume.std)
+      return _standardised(x, volume.mean, volume.std, out)
     if self.kind == 'percentile':
-      x = _standardised(x, volume.low, volume.high - volume.low)
+      x = _standardised(x, volume.low, volume.high - volume.low, out)
       return np.clip(x, 0.0, 1.0, out=x)
     low, high = full_range(section.dtype)
-    x = _standardised(x, low, high - low)
+    x = _standardised(x, low, high - low, out)
     if self.kind == 'scale':
       return x
     if self.kind == 'caffe':
@@ -116,12 +117,11 @@ class Normalisation:
     return cls(**record)
 
 
-def _standardised(x: np.ndarray, origin: float, scale: float) -> np.ndarray:
-  """(x - origin) / scale, in the memory of x."""
+def _standardised(x: np.ndarray, origin: float, scale: float, out: np.ndarray) -> np.ndarray:
+  """(x - origin) / scale of x as float32, in `out`."""
   if origin:
-    x -= np.float32(origin)
-  x /= np.float32(max(scale, 1e-6))
-  return x
+    x = np.subtract(x, np.float32(origin), out=out, dtype=np.float32, casting='same_kind')
+  return np.divide(x, np.float32(max(scale, 1e-6)), out=out, dtype=np.float32, casting='same_kind')
 
 
 def _to_channels(x: np.ndarray, channels: int) -> np.ndarray:

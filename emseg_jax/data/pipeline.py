@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import functools
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,15 +24,16 @@ import numpy as np
 from absl import flags
 
 from emseg_jax import config
-from emseg_jax.data import blocks, normalise, pairs
+from emseg_jax.data import blocks, normalise, packing, pairs
 from emseg_jax.data import targets as targets_lib
-from emseg_jax.data.sampling import Region, Sampler, allocate, read_example
+from emseg_jax.data.sampling import Region, Sampler, allocate, read_example, weigh
 from emseg_jax.errors import DataError, TrainingError
 
-__all__ = ['train_dataset', 'train_iterator']
+__all__ = ['train_dataset', 'train_iterator', 'useful_threads']
 
 LOGGER = logging.getLogger(__name__)
 ENDLESS = 2**48  # steps; some room is left for what grain computes from it
+SMALL = 2**16  # voxels; copying so many takes no longer than finding out which
 SUBSTITUTES = 20  # examples tried in place of one that cannot be read
 
 Batch = dict[str, np.ndarray]
@@ -65,7 +67,7 @@ def train_dataset(
     process_count: how many share the batch; must divide batch_size.
 
   Returns:
-    Batches with the keys of `sampling.allocate` and `index` int32 [b], the global example number.
+    Batches with the keys of `sampling.allocate`; `index` is the global example number.
 
   Raises:
     DataError: the sampling or the targets do not fit the data.
@@ -119,19 +121,24 @@ def _batch(
   """Rows of the batch of a step."""
   numbers = [int(step) * batch_size + row for row in rows]
   batch = allocate()
+  batch['index'][:] = [number % 2**31 for number in numbers]
+  fields = {name: array for name, array in batch.items() if name != 'index'}
   for place, (number, own) in enumerate(zip(numbers, _generators(seed, numbers), strict=True)):
-    draw(int(entries[number]), own, {name: array[place] for name, array in batch.items()})
-  return {**batch, 'index': np.array([number % 2**31 for number in numbers], np.int32)}
+    draw(int(entries[number]), own, {name: array[place] for name, array in fields.items()})
+  weigh(batch)
+  return batch
 
 
 def _generators(seed: int, numbers: Sequence[int]) -> Iterator[np.random.Generator]:
   """One per example, each to be used up before the next is asked for: making new ones is slow."""
   bits = np.random.Philox(key=0)
-  start = bits.state
+  start = bits.state  # a copy; setting it copies again
+  key = start['state']['key']
+  key[0] = seed % 2**64
   generator = np.random.Generator(bits)
   for number in numbers:
-    key = np.array([seed % 2**64, number], np.uint64)
-    bits.state = {**start, 'state': {**start['state'], 'key': key}}
+    key[1] = number
+    bits.state = start
     yield generator
 
 
@@ -189,6 +196,20 @@ def _draw(
       entry = int(rng.integers(len(sampler)))
 
 
+def useful_threads(split: pairs.Split, region: Sequence[int], threads: int) -> int:
+  """How many of `threads` to read with: one, where they would only wait for each other.
+
+  Nothing is decoded of images in memory, and where a region is small, most of the time goes to
+  Python, which runs in one thread at a time.
+  """
+  in_memory = all(
+    volume is None or volume.kind == 'memory'
+    for section in split.sections
+    for volume in (section.image_volume, section.label_volume, section.mask_volume)
+  )
+  return min(threads, 1) if in_memory and math.prod(region) < SMALL else threads
+
+
 def train_iterator(
   dataset: grain.MapDataset, *, start_step: int, threads: int, prefetch: int, workers: int = 0
 ) -> Iterator[Batch]:
@@ -208,19 +229,20 @@ def train_iterator(
     TrainingError: a reader process was killed.
   """
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
-  stream = dataset[start_step:].to_iter_dataset(options)
+  dataset = dataset[start_step:]
   if workers:
     if not flags.FLAGS.is_parsed():  # grain reads its flags, which a notebook never parses
       flags.FLAGS.mark_as_parsed()
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
-    return _name_the_dead(iter(stream.mp_prefetch(processes)))
-  return iter(stream)
+    stream = dataset.map(packing.pack).to_iter_dataset(options).mp_prefetch(processes)
+    return _unpacked(iter(stream))
+  return iter(dataset.to_iter_dataset(options))
 
 
-def _name_the_dead(batches: Iterator[Batch]) -> Iterator[Batch]:
-  """Says in one sentence what grain says of a worker that is gone."""
+def _unpacked(packed: Iterator[packing.Packed]) -> Iterator[Batch]:
+  """The batches of reader processes; says in one sentence what grain says of one that is gone."""
   try:
-    yield from batches
+    yield from map(packing.unpack, packed)
   except RuntimeError as error:
     if 'terminated unexpectedly' not in str(error):
       raise

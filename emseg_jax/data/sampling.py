@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from emseg_jax import config
-from emseg_jax.data import blocks, foreground, normalise, pairs, places
+from emseg_jax.data import blocks, foreground, normalise, packing, pairs, places
 from emseg_jax.errors import DataError
 
-__all__ = ['Example', 'Region', 'Sampler', 'allocate', 'read_example']
+__all__ = ['Example', 'Region', 'Sampler', 'allocate', 'read_example', 'weigh']
 
 Example = dict[str, np.ndarray]
 Triple = tuple[int, ...]
@@ -121,7 +121,7 @@ class Sampler:
         origin = self._around(cells[rng.integers(len(cells))], axis, shape, rng)
       else:
         origin = [
-          int(rng.integers(0, max(0, n - size) + 1))
+          int(rng.integers(0, n - size + 1)) if n > size else 0
           for n, size in zip(shape, self._size, strict=True)
         ]
       region = Region(group, axis, tuple(origin), self._size)
@@ -173,7 +173,7 @@ def _check_isotropic(split: pairs.Split, volumes: Sequence[blocks.Group]) -> Non
 def allocate(
   count: int, region: Sequence[int], *, channels: int, targets: Iterable[str] = ()
 ) -> Example:
-  """Room for examples, to be filled by `read_example`.
+  """Room for examples, to be filled by `read_example` and `weigh`.
 
   Args:
     count: how many.
@@ -183,16 +183,20 @@ def allocate(
 
   Returns:
     image f32 [count, *region, channels]; label i32 [count, *region]; weight f32 [count, *region];
-    valid i32 [count, ndim]; targets f32 [count, *region]; without values.
+    valid i32 [count, ndim]; targets f32 [count, *region]; index i32 [count]; without values, in one
+    buffer (see `packing`).
   """
   shape = (count, *region)
-  return {
-    'image': np.empty((*shape, channels), np.float32),
-    'label': np.empty(shape, np.int32),
-    'weight': np.empty(shape, np.float32),
-    'valid': np.empty((count, len(region)), np.int32),
-    **{name: np.empty(shape, np.float32) for name in targets},
-  }
+  return packing.allocate(
+    {
+      'image': ((*shape, channels), np.float32),
+      'label': (shape, np.int32),
+      'weight': (shape, np.float32),
+      'valid': ((count, len(region)), np.int32),
+      **dict.fromkeys(targets, (shape, np.float32)),
+      'index': ((count,), np.int32),
+    }
+  )
 
 
 def read_example(
@@ -209,36 +213,42 @@ def read_example(
   Args:
     split: where the sections are.
     region: what to cut out.
-    into: arrays of one example, as `allocate` makes them. All is written: the normalised image; the
-      label, and the weight, 0 where ignored or padded; valid, the extent of the image in the
-      region; the targets.
+    into: arrays of one example, as `allocate` makes them. Written are the normalised image; the
+      label, IGNORED where not scored or padded; valid, the extent of the image in the region; the
+      targets. The weights are for `weigh` to write.
     normalisation: applied to the image.
     targets: maps by name, an array [Y, X] per section of the split.
     neighbours: so many planes before and behind are further channels of the image.
   """
   ndim = len(into['valid'])
-  room = {k: v if ndim == 3 or k == 'valid' else v[None] for k, v in into.items()}
+  room = into if ndim == 3 else {name: array[None] for name, array in into.items()}
   group, axis, origin, size = region
   blocks.read_image(
     split, normalisation, group, origin, size, axis=axis, neighbours=neighbours, out=room['image']
   )
-  classes = _read(split.label_block, region)
-  label, weight = room['label'], room['weight']
-  label[...] = classes
+  label = room['label']
+  label[...] = _read(split.label_block, region)
+  if targets:
+    for name, sections in targets.items():
+      room[name][...] = _read(blocks.of_sections(sections), region)
+  extents = tuple(map(min, blocks.shape(split, group, axis=axis), size))
+  if extents != size:  # what is mirrored beyond the image
+    for number, extent in enumerate(extents):
+      label[(slice(None),) * number + (slice(extent, None),)] = pairs.IGNORED
+  into['valid'][:] = extents[3 - ndim :]
+
+
+def weigh(batch: Example) -> None:
+  """Gives weight 1 to what is scored, weight 0 and label 0 to what `read_example` left IGNORED.
+
+  At once for a batch, in which there is often nothing to ignore.
+  """
+  label, weight = batch['label'], batch['weight']
   weight.fill(1.0)
-  if classes.max() == pairs.IGNORED:
-    ignored = classes == pairs.IGNORED
+  if label.max() == pairs.IGNORED:
+    ignored = label == pairs.IGNORED
     label[ignored] = 0
     weight[ignored] = 0.0
-  for name, sections in (targets or {}).items():
-    room[name][...] = _read(blocks.of_sections(sections), region)
-  extents = [min(n, s) for n, s in zip(blocks.shape(split, group, axis=axis), size, strict=True)]
-  for number, (extent, wanted) in enumerate(zip(extents, size, strict=True)):
-    if extent < wanted:  # what is mirrored beyond the image
-      beyond = (slice(None),) * number + (slice(extent, None),)
-      label[beyond] = 0
-      weight[beyond] = 0.0
-  room['valid'][:] = extents[3 - ndim :]
 
 
 def _read(read: blocks.ReadFn, region: Region) -> np.ndarray:

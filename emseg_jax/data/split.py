@@ -68,6 +68,7 @@ class Split:
     self._cached_bytes = 0
     self._cache: collections.OrderedDict[tuple, np.ndarray] = collections.OrderedDict()
     self._statistics: dict[tuple[volumes.Volume, int], normalise.VolumeStatistics] = {}
+    self._large: dict[volumes.Volume, bool] = {}  # asked for at every patch
     self._lock = threading.Lock()
 
   @classmethod
@@ -117,7 +118,7 @@ class Split:
     """
     section = self.sections[index]
     volume = section.image_volume
-    z = mirrored(section.image_index + offset, len(volume))
+    z = mirrored(section.image_index + offset, len(volume)) if offset else section.image_index
     if offset and volume.section_shape(z) != section.shape:
       raise DataError(
         f'{volume.path}: {volume.names[z]} is not as large as {section.name} beside it; the '
@@ -185,9 +186,11 @@ class Split:
 
   def is_large(self, volume: volumes.Volume) -> bool:
     """Whether it is better read in boxes than section by section through the cache."""
-    shape = volume.section_shape(0)
-    size = len(volume) * math.prod(shape) * volume.channels * volume.dtype.itemsize
-    return volume.cheap_boxes and size > self._cache_bytes
+    if volume not in self._large:
+      shape = volume.section_shape(0)
+      size = len(volume) * math.prod(shape) * volume.channels * volume.dtype.itemsize
+      self._large[volume] = volume.cheap_boxes and size > self._cache_bytes
+    return self._large[volume]
 
   def images(self) -> Iterator[np.ndarray]:
     return (self.image(i) for i in range(len(self)))
@@ -271,8 +274,8 @@ def _window(
   group: Sequence[int], origin: Box, size: Box
 ) -> tuple[Sequence[int], tuple[slice, slice]]:
   """Section numbers and [y, x] of a box."""
-  (z, *low), (depth, *extent) = origin, size
-  return group[z : z + depth], tuple(slice(a, a + n) for a, n in zip(low, extent, strict=True))
+  (z, y, x), (depth, height, width) = origin, size
+  return group[z : z + depth], (slice(y, y + height), slice(x, x + width))
 
 
 def _read_box(

@@ -43,6 +43,7 @@ def write_like(
   sections: Iterable[np.ndarray],
   *,
   suffix: str = '',
+  zarr_format: int | None = None,
 ) -> Path:
   """Writes one section per section of `reference`, in the same form, and returns the path written.
 
@@ -58,6 +59,7 @@ def write_like(
       unless they need BigTIFF.
     sections: [Y, X] uint8, uint16 or uint32, sizes as in the reference; may be a generator.
     suffix: added to the name, before the extension.
+    zarr_format: 2 or 3, of what is written as Zarr; None: that of a reference in Zarr, otherwise 2.
 
   Raises:
     OutputError: the path is the input, exists as something else, has an extension of another
@@ -65,8 +67,7 @@ def write_like(
       then.
     ValueError: sections of a wrong number, shape or type.
   """
-  folder = reference.axes.startswith('N')
-  target, writer = target_of(reference, path, suffix=suffix)
+  target, writer = target_of(reference, path, suffix=suffix, zarr_format=zarr_format)
   check_target(reference, target, writer)
   dataset = recognise.split_dataset(os.fspath(path))[1]
   extensions = _extensions(reference)
@@ -74,13 +75,12 @@ def write_like(
   pages = _checked(reference, sections, target, writer)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if folder:
+    if reference.axes.startswith('N'):
       temporary.mkdir()
       for name, extension, page in zip(reference.names, extensions, pages, strict=False):
         _write(temporary / f'{name}{extension}', extension, iter([page]), 1, reference)
     elif writer is not None:
-      labels = suffix == ''
-      _write_array(array_writers.WRITERS[writer], temporary, pages, reference, dataset, labels)
+      _write_array(writer, temporary, pages, reference, dataset, not suffix)
     else:
       _write(temporary, _split(target.name)[1], pages, len(reference), reference)
     for _ in pages:  # raises if there are more than expected
@@ -99,7 +99,11 @@ def write_like(
 
 
 def target_of(
-  reference: volumes.Volume, path: str | os.PathLike, *, suffix: str = ''
+  reference: volumes.Volume,
+  path: str | os.PathLike,
+  *,
+  suffix: str = '',
+  zarr_format: int | None = None,
 ) -> tuple[Path, str | None]:
   """Where `write_like` with these arguments would write, and with which of WRITERS (None: images).
 
@@ -108,17 +112,21 @@ def target_of(
   """
   folder = reference.axes.startswith('N')
   place = recognise.split_dataset(os.fspath(path))[0]
-  writer = None if folder else _array_writer(reference, place)
+  writer = None if folder else _array_writer(reference, place, zarr_format)
   extension = _extensions(reference)[0] if writer is None else _array_extension(reference, place)
   return _name_target(Path(place), suffix, None if folder else extension), writer
 
 
-def _array_writer(reference: volumes.Volume, place: str) -> str | None:
+def _array_writer(
+  reference: volumes.Volume, place: str, zarr_format: int | None = None
+) -> str | None:
   """Which of `array_writers.WRITERS` the output's extension, else the input's format, asks for."""
   asked = FORMS.get(recognise.suffix(place), FORMS.get(reference.kind))
   if recognise.suffix(place) in volumes.TIFF_SUFFIXES or asked is None:
     return None
-  return 'zarr3' if asked == 'zarr' and _is_zarr3(reference) else asked
+  if asked == 'zarr' and (zarr_format or (3 if _is_zarr3(reference) else 2)) == 3:
+    return 'zarr3'
+  return asked
 
 
 def _is_zarr3(reference: volumes.Volume) -> bool:
@@ -135,7 +143,7 @@ def _array_extension(reference: volumes.Volume, place: str) -> str:
 
 
 def _write_array(
-  cls: type[array_writers.ArrayWriter],
+  form: str,
   path: Path,
   pages: Iterator[np.ndarray],
   reference: volumes.Volume,
@@ -146,6 +154,7 @@ def _write_array(
   about = array_writers.About(
     reference.voxel_size_zyx or (None, None, None), reference.offset_zyx, dataset, labels
   )
+  cls = array_writers.WRITERS[form]
   writer = cls(path, (len(reference), *first.shape), first.dtype, about)
   with contextlib.closing(writer):
     rest = itertools.chain([first], pages)

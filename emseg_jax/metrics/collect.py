@@ -10,7 +10,7 @@ it; the name of a class's score ends in the class.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from emseg_jax.metrics import (
 __all__ = ['METRICS', 'Collector', 'flat', 'known_scores', 'lower_is_better']
 
 SETTINGS = {'share', 'best_threshold', 'threshold_rand', 'threshold_info'}  # floats, no scores
+Unit = Literal['voxel', 'section', 'image']
 LOWER_IS_BETTER = ('soft/cross_entropy', 'border/error/', 'rand/')
 
 
@@ -46,11 +47,15 @@ class _Image:
 
 @dataclasses.dataclass(frozen=True)
 class _Metric:
-  """`count` makes of an image what adds up (+) over images; `scores` makes scores of the sum."""
+  """`count` makes of an image what adds up (+) over images; `scores` makes scores of the sum.
+
+  `unit` is what a volume may be cut into without changing the sum.
+  """
 
   count: Callable[[_Image], Any]
   scores: Callable[[Any, Sequence[str]], dict[str, Any]]
   of_probabilities: bool = False
+  unit: Unit = 'image'
 
 
 class Collector:
@@ -84,8 +89,17 @@ class Collector:
     self._voxel = None if voxel is None else tuple(voxel)
     self._totals: dict[str, Any] = {}
 
+  def needs(self, unit: Unit) -> bool:
+    """Whether a score is counted by parts of this kind; see `add`."""
+    return any(_METRICS[name].unit == unit for name in self._names)
+
   def add(
-    self, prediction: np.ndarray, label: np.ndarray, probabilities: np.ndarray | None = None
+    self,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    probabilities: np.ndarray | None = None,
+    *,
+    unit: Unit | None = None,
   ) -> None:
     """Counts one image, [Y, X] or [Z, Y, X].
 
@@ -94,6 +108,9 @@ class Collector:
       label: [*S] class indices, 255 where not scored.
       probabilities: [*S, K], any value where the label is 255; None if there are none, and then
         the scores that need them do not see this image.
+      unit: for a volume in parts. 'voxel': what is given is any box of it, and the scores that are
+        sums over voxels see it; 'section': one of its sections [Y, X], for the scores defined on
+        sections; 'image': the whole, for all other scores, which need no probabilities.
 
     Raises:
       ValueError: the shapes do not belong together.
@@ -110,6 +127,8 @@ class Collector:
     image = _Image(prediction, label, probabilities, len(self._classes), self._tolerance, spacing)
     for name in self._names:
       metric = _METRICS[name]
+      if unit not in (None, metric.unit):
+        continue
       if probabilities is not None or not metric.of_probabilities:
         counts = metric.count(image)
         self._totals[name] = self._totals[name] + counts if name in self._totals else counts
@@ -245,11 +264,13 @@ _METRICS = {
     lambda image: soft.soft_sums(image.probabilities, image.label),
     soft.soft_scores,
     of_probabilities=True,
+    unit='voxel',
   ),
   'thresholds': _Metric(
     lambda image: thresholds.probability_histograms(image.probabilities, image.label),
     thresholds.threshold_scores,
     of_probabilities=True,
+    unit='voxel',
   ),
   'boundary': _Metric(_boundary, boundary.boundary_scores),
   'border': _Metric(
@@ -258,7 +279,10 @@ _METRICS = {
   ),
   'rand': _Metric(_rand, _rand_scores),
   'isbi2012': _Metric(
-    _isbi2012, lambda curves, classes: isbi2012.best(curves), of_probabilities=True
+    _isbi2012,
+    lambda curves, classes: isbi2012.best(curves),
+    of_probabilities=True,
+    unit='section',
   ),
   'instances': _Metric(_instances, _instance_scores),
 }

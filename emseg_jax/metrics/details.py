@@ -23,19 +23,33 @@ class Details:
     self._multilabel = multilabel
     self._confidence: np.ndarray | None = None
     self._objects: np.ndarray | None = None
+    self._open: object_sizes.ObjectCounter | None = None
     self._ndim = 2
 
   def add(
     self, prediction: np.ndarray, label: np.ndarray, probabilities: np.ndarray | None = None
   ) -> None:
     """Counts one image, [Y, X] or [Z, Y, X]; arguments as of `Collector.add`, or masks."""
-    multilabel, self._ndim = self._multilabel, label.ndim
     if probabilities is not None:
-      counts = calibration.confidence_counts(probabilities, label, multilabel=multilabel)
-      self._confidence = counts if self._confidence is None else self._confidence + counts
-    counts = object_sizes.count_objects(
-      prediction, label, num_classes=len(self._classes), multilabel=multilabel
-    )
+      self.add_confidences(label, probabilities)
+    self.add_slab(prediction, label)
+    self.end_image()
+
+  def add_confidences(self, label: np.ndarray, probabilities: np.ndarray) -> None:
+    """Counts any part of an image."""
+    counts = calibration.confidence_counts(probabilities, label, multilabel=self._multilabel)
+    self._confidence = counts if self._confidence is None else self._confidence + counts
+
+  def add_slab(self, prediction: np.ndarray, label: np.ndarray) -> None:
+    """Counts objects of an image, or of the next sections of a volume until `end_image`."""
+    self._ndim = label.ndim
+    if self._open is None:
+      self._open = object_sizes.ObjectCounter(len(self._classes), multilabel=self._multilabel)
+    self._open.add(prediction, label)
+
+  def end_image(self) -> None:
+    """Objects do not go on in what comes next."""
+    counts, self._open = self._open.counts(), None
     self._objects = counts if self._objects is None else self._objects + counts
 
   def calibration(self) -> dict[str, Any] | None:

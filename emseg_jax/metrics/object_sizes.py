@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from emseg_jax.data.pairs import IGNORED
 
-__all__ = ['OCTAVES', 'count_objects', 'found_by_size']
+__all__ = ['OCTAVES', 'ObjectCounter', 'count_objects', 'found_by_size']
 
 OCTAVES = 40
 
@@ -36,21 +36,83 @@ def count_objects(
   Raises:
     ValueError: the shapes differ.
   """
-  if prediction.shape != label.shape:
-    raise ValueError(f'prediction {prediction.shape} does not fit label {label.shape}')
-  counts = np.zeros((num_classes, OCTAVES, 2), np.int64)
-  for k in range(0 if multilabel else 1, num_classes):
-    truth = (label != IGNORED) & (label >> k & 1 == 1) if multilabel else label == k
-    objects, number = ndimage.label(truth)  # joined where they share a face
-    of = objects[truth]
-    chosen = prediction[truth]
-    hit = chosen >> k & 1 == 1 if multilabel else chosen == k
-    sizes = np.bincount(of, minlength=number + 1)[1:]
-    hits = np.bincount(of[hit], minlength=number + 1)[1:]
-    octave = np.frexp(sizes)[1] - 1  # frexp: size = m 2^e, m in [1/2, 1)
-    for column, counted in enumerate((sizes > 0, 2 * hits > sizes)):
-      counts[k, :, column] = np.bincount(octave[counted], minlength=OCTAVES)
-  return counts
+  counter = ObjectCounter(num_classes, multilabel=multilabel)
+  counter.add(prediction, label)
+  return counter.counts()
+
+
+class ObjectCounter:
+  """Counts the objects of one image that comes slab by slab, along z; arguments: `count_objects`.
+
+  Kept are the size of every object so far and the last plane: objects that touch the next slab's
+  first plane go on there.
+  """
+
+  def __init__(self, num_classes: int, *, multilabel: bool = False):
+    self._multilabel = multilabel
+    self._classes = {k: _Objects() for k in range(0 if multilabel else 1, num_classes)}
+    self._num_classes = num_classes
+
+  def add(self, prediction: np.ndarray, label: np.ndarray) -> None:
+    """Goes on with the slab behind the last one, [Z, Y, X]; a section [Y, X] comes alone.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    if prediction.shape != label.shape:
+      raise ValueError(f'prediction {prediction.shape} does not fit label {label.shape}')
+    for k, objects in self._classes.items():
+      if self._multilabel:
+        truth = (label != IGNORED) & (label >> k & 1 == 1)
+        hit = prediction >> k & 1 == 1
+      else:
+        truth, hit = label == k, prediction == k
+      objects.add(truth, hit)
+
+  def counts(self) -> np.ndarray:
+    """[K, OCTAVES, 2] int64, as `count_objects` returns."""
+    counts = np.zeros((self._num_classes, OCTAVES, 2), np.int64)
+    for k, objects in self._classes.items():
+      sizes, hits = objects.sizes()
+      octave = np.frexp(sizes)[1] - 1  # frexp: size = m 2^e, m in [1/2, 1)
+      for column, counted in enumerate((sizes > 0, 2 * hits > sizes)):
+        counts[k, :, column] = np.bincount(octave[counted], minlength=OCTAVES)
+    return counts
+
+
+class _Objects:
+  """Pieces of objects of one class: (sizes, hits) of each, and which pieces are one object."""
+
+  def __init__(self) -> None:
+    self._pieces: list[np.ndarray] = []  # [2, pieces] int64 of each slab
+    self._joints: list[np.ndarray] = []  # [2, pairs] numbers of pieces that touch
+    self._number = 0
+    self._last: np.ndarray | None = None  # pieces of the last plane + 1, 0 outside of objects
+
+  def add(self, truth: np.ndarray, hit: np.ndarray) -> None:
+    pieces, number = ndimage.label(truth)  # joined where they share a face
+    of = pieces[truth]
+    self._pieces.append(
+      np.stack([np.bincount(p, minlength=number + 1)[1:] for p in (of, of[hit[truth]])])
+    )
+    if truth.ndim == 3:
+      first = pieces[0]
+      if self._last is not None:
+        touching = (self._last > 0) & (first > 0)
+        pairs = np.stack([self._last[touching] - 1, first[touching] + (self._number - 1)])
+        self._joints.append(np.unique(pairs, axis=1))
+      self._last = np.where(pieces[-1] > 0, pieces[-1] + np.int64(self._number), 0)
+    self._number += number
+
+  def sizes(self) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels, and those predicted, of every object."""
+    pieces = np.concatenate(self._pieces, axis=1)
+    if not self._joints:
+      return tuple(pieces)
+    a, b = np.concatenate(self._joints, axis=1)
+    graph = sparse.coo_array((np.ones(len(a), bool), (a, b)), shape=(self._number,) * 2)
+    number, of = sparse.csgraph.connected_components(graph, directed=False)
+    return tuple(np.bincount(of, row, minlength=number).astype(np.int64) for row in pieces)
 
 
 def found_by_size(

@@ -186,3 +186,23 @@ def test_a_part_of_a_volume_says_where_it_lies(tmp_path, form):
   else:
     with mrcfile.open(path, permissive=True) as file:
       assert file.nstart.tolist() == (5, 3, 2)
+
+
+@pytest.mark.parametrize('wished', [2, 3])
+@pytest.mark.parametrize('given', ['zarr', 'zarr3'])
+def test_the_format_of_zarr_is_that_asked_for(tmp_path, given, wished):
+  first = writers.write_like(
+    reference(), tmp_path / 'in.zarr', iter(LABELS), zarr_format=3 if given == 'zarr3' else 2
+  )
+  volume = volumes.open_volume(first)
+  path = writers.write_like(volume, tmp_path / 'out.zarr', iter(LABELS), zarr_format=wished)
+  assert (path / 'zarr.json').exists() is (wished == 3)
+  assert (path / '.zgroup').exists() is (wished == 2)
+  np.testing.assert_array_equal(volumes.open_volume(path)[:], LABELS)
+  like = writers.write_like(volume, tmp_path / 'like.zarr', iter(LABELS))  # as the input is
+  assert (like / 'zarr.json').exists() is (given == 'zarr3')
+
+
+def test_what_is_not_zarr_does_not_mind_its_format(tmp_path):
+  path = writers.write_like(reference(), tmp_path / 'out.n5', iter(LABELS), zarr_format=3)
+  np.testing.assert_array_equal(volumes.open_volume(path)[:], LABELS)

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+import tifffile
 from data_support import rules, volume_split
 
 from emseg_jax.config import Data, Proximity, Sampling
@@ -265,3 +266,15 @@ def test_planes_need_centrelines_of_volumes():
   with pytest.raises(DataError, match=r'proximity\.dimensions: is 2.*set it to 3'):
     dataset(**options, patch=(5, 5), targets=('proximity',))
   dataset(**options, patch=(5, 5))  # without the target nothing is wrong
+
+
+def test_small_regions_of_images_in_memory_are_read_by_one_thread():
+  assert pipeline.useful_threads(SPLIT, (128, 128), 4) == 1
+  assert pipeline.useful_threads(SPLIT, (128, 128), 0) == 0
+  assert pipeline.useful_threads(SPLIT, (64, 128, 128), 4) == 4  # 2^20 voxels to copy
+
+
+def test_files_are_read_by_all_threads(tmp_path):
+  tifffile.imwrite(tmp_path / 'image.tif', np.zeros((2, 16, 16), np.uint8))
+  split = pairs.Split.of_images(volumes.open_volume(str(tmp_path / 'image.tif')))
+  assert pipeline.useful_threads(split, (8, 8), 4) == 4

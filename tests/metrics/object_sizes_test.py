@@ -74,3 +74,19 @@ def test_an_unknown_axis_leaves_the_voxel_size_unknown():
   assert unknown['voxel_size'] is None
   flat = object_sizes.found_by_size(counts, ('a', 'b'), ndim=2, voxel=(None, 4, 4))
   assert flat['voxel_size'] == [4, 4]
+
+
+@pytest.mark.parametrize('depths', [(1,) * 12, (5, 7), (3, 1, 8)])
+@pytest.mark.parametrize('multilabel', [False, True])
+def test_a_volume_in_slabs_has_the_objects_of_the_whole(depths, multilabel):
+  rng = np.random.default_rng(0)
+  label, prediction = rng.integers(0, 3, (2, 12, 9, 10)).astype(np.uint8)  # objects wind through z
+  label[4, :3] = IGNORED
+  options = {'multilabel': multilabel}
+  counter = object_sizes.ObjectCounter(3 - multilabel, **options)
+  ends = np.cumsum(depths)
+  for start, stop in zip(ends - depths, ends, strict=True):
+    counter.add(prediction[start:stop], label[start:stop])
+  whole = count(prediction, label, num_classes=3 - multilabel, **options)
+  np.testing.assert_array_equal(counter.counts(), whole)
+  assert whole[1, 6:].any()  # an object of at least 64 voxels: it reaches over several slabs
