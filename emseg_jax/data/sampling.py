@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from emseg_jax import config
-from emseg_jax.data import blocks, foreground, normalise, pairs, places
+from emseg_jax.data import blocks, foreground, labels, normalise, pairs, places
 from emseg_jax.errors import DataError
 
 __all__ = ['Example', 'Region', 'Sampler', 'allocate', 'read_example']
@@ -152,10 +152,12 @@ class Sampler:
 
   def _accepts(self, region: Region, kind: str) -> bool:
     label = _read(self._split.label_block, region)
+    if kind == 'foreground':
+      scored = label.size - np.count_nonzero(labels.ignored(label))
+      found = np.count_nonzero(labels.foreground(label))
+      return scored > 0 and found >= self._options.min_foreground * scored
     counts = np.bincount(label.ravel(), minlength=pairs.IGNORED + 1)[: pairs.IGNORED]
     scored = counts.sum()
-    if kind == 'foreground':
-      return scored > 0 and scored - counts[0] >= self._options.min_foreground * scored
     return np.count_nonzero(counts) > 1 and counts.max() <= self._options.max_share * scored
 
 
@@ -211,7 +213,7 @@ def read_example(
     region: what to cut out.
     into: arrays of one example, as `allocate` makes them. All is written: the normalised image; the
       label, and the weight, 0 where ignored or padded; valid, the extent of the image in the
-      region; the targets.
+      region; the targets. Instance ids are numbered anew, since files may have some of 64 bits.
     normalisation: applied to the image.
     targets: maps by name, an array [Y, X] per section of the split.
     neighbours: so many planes before and behind are further channels of the image.
@@ -222,12 +224,12 @@ def read_example(
   blocks.read_image(
     split, normalisation, group, origin, size, axis=axis, neighbours=neighbours, out=room['image']
   )
-  classes = _read(split.label_block, region)
+  stored = _read(split.label_block, region)
   label, weight = room['label'], room['weight']
-  label[...] = classes
+  label[...] = stored if stored.dtype == np.uint8 else labels.renumbered(stored)
   weight.fill(1.0)
-  if classes.max() == pairs.IGNORED:
-    ignored = classes == pairs.IGNORED
+  if stored.dtype != np.uint8 or stored.max() == pairs.IGNORED:
+    ignored = labels.ignored(stored)
     label[ignored] = 0
     weight[ignored] = 0.0
   for name, sections in (targets or {}).items():
