@@ -15,6 +15,8 @@ import numpy as np
 from emseg_jax import (
   block_job,
   experiment,
+  instance_evaluation,
+  instance_prediction,
   loading,
   predict_images,
   processes,
@@ -104,7 +106,7 @@ def evaluate(
   def write(index: int, prediction: np.ndarray) -> None:
     evaluation_lib.write_class_map(evaluation_lib.class_map_path(folder, split, index), prediction)
 
-  result = evaluation_lib.evaluate_split(
+  result = instance_evaluation.evaluate_split(
     predictor,
     data,
     extra_metrics=config.eval.metrics,
@@ -121,7 +123,7 @@ def evaluate(
     split,
     len(data),
     predictor.meta.step,
-    evaluation_lib.format_evaluation(result),
+    instance_evaluation.format_evaluation(result),
     path,
   )
   return result
@@ -145,8 +147,8 @@ def score(
   Raises:
     DataError: the files do not match or hold values that are not mapped.
   """
-  result = evaluation_lib.score_files(predictions, labels, config=config)
-  LOGGER.info('%s\n%s', predictions, evaluation_lib.format_evaluation(result))
+  result = instance_evaluation.score_files(predictions, labels, config=config)
+  LOGGER.info('%s\n%s', predictions, instance_evaluation.format_evaluation(result))
   if output is not None:
     evaluation_lib.write_evaluation(result, output, step=None, split=str(predictions))
     LOGGER.info('-> %s', output)
@@ -193,7 +195,11 @@ def predict(
   if dry_run:
     LOGGER.info('%s', block_job.describe(predictor, source, output))
     return []
-  if by_blocks:
+  if by_blocks and config.task.affinities:
+    written = instance_prediction.predict_instances(
+      predictor, source, output, part=part, should_stop=should_stop
+    )
+  elif by_blocks:
     written = volume_prediction.predict_volume(
       predictor, source, output, part=part, should_stop=should_stop
     )
@@ -269,10 +275,13 @@ def _report_cases(config: config_lib.Config, folder: Path) -> tuple[list[Case], 
   ranked = sorted(images, key=lambda image: 1.0 if image['miou'] is None else image['miou'])
   count = min(config.run.report_cases, (len(ranked) + 1) // 2)
   worst, best = ranked[:count], ranked[count:][::-1][:count]
-  return [_case(folder, name, data, i) for i in worst], [_case(folder, name, data, i) for i in best]
+  chosen = worst, best
+  return tuple([_case(config, folder, name, data, i) for i in images] for images in chosen)
 
 
-def _case(folder: Path, split: str, data: pairs.Split, image: dict[str, Any]) -> Case:
+def _case(
+  config: config_lib.Config, folder: Path, split: str, data: pairs.Split, image: dict[str, Any]
+) -> Case:
   from PIL import Image
 
   index = image['index']
@@ -282,6 +291,8 @@ def _case(folder: Path, split: str, data: pairs.Split, image: dict[str, Any]) ->
       f'{path}: the class map of {image["name"]} is missing; run --mode=evaluate again'
     )
   label = data.label(index)
+  if config.task.affinities:
+    label = instance_evaluation.label_map(label, config.task)
   return Case(
     name=image['name'],
     accuracy=image['accuracy'],

@@ -206,7 +206,7 @@ def _read_label_values(sections: Sequence[pairs.Section], root: Path) -> list[in
     raise ConfigError(
       f'{path}: has {len(values)} label values from {min(values)} to {max(values)}; up to '
       f'{MOST_CLASSES} are taken for classes, so many look like instance ids or an anti-aliased '
-      'mask: save class numbers instead'
+      'mask: save class numbers instead; for instances start from --config=affinities'
     )
   if len(values) == 1:
     raise ConfigError(f'{path}: all labels are {min(values)}; at least two classes are needed')

@@ -99,7 +99,7 @@ def benchmark(config: Config) -> Result:
   one = jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
   forward = flops.count(lambda v, x: setup.model.apply(v, x, train=False), variables, one)
 
-  predict_step = train_step.make_predict_step(setup.model, multilabel=config.task.multilabel)
+  predict_step = train_step.make_predict_step(setup.model, independent=config.task.independent)
   predict, predict_seconds = _timed(lambda: jax.jit(predict_step).lower(variables, image).compile())
   predict_rate = _rate(lambda: predict(variables, image))
   step_fn = train_step.make_train_step(

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from emseg_jax import block_plan, memory, tiling
+from emseg_jax import config as config_lib
 from emseg_jax.data import (
   array_writers,
   blocks,
@@ -32,10 +33,16 @@ __all__ = [
   'format_size',
   'is_volume',
   'lay_out',
+  'map_type',
   'plan_job',
 ]
 
 Box = Sequence[int]
+
+
+def map_type(config: config_lib.Config) -> str | None:
+  """Of probability maps; None: none are made."""
+  return config.predict.probabilities or ('uint8' if config.task.affinities else None)
 
 
 def is_volume(predictor: Predictor, volume: volumes.Volume) -> bool:
@@ -52,7 +59,7 @@ class Job:
   plan: geometry.
   mask: (start, size) -> bool [z, y, x]; None: everything is predicted.
   output: as the caller gave it, perhaps with the name of a dataset.
-  targets: (suffix, path, writer) of the labels and of each probability map.
+  targets: (suffix, path, writer) of the labels, which affinities do not have, and of each map.
   held: what a block and the images of two take on the device, bytes.
   record: all that decides what the output is.
   """
@@ -105,7 +112,7 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
   joined = len(config.data.patch) == 3 or config.data.neighbours > 0
   group = blocks.groups(split, 3)[0] if joined else tuple(range(len(split)))
   # Sums and their share of the result; the image of this block and of the next.
-  voxel_bytes = 8 * (len(config.task.classes) + predictor.channels)
+  voxel_bytes = 8 * (len(config.task.channels) + predictor.channels)
   plan = block_plan.make_plan(
     lay_out(predictor, blocks.shape(split, group)),
     voxel_bytes=voxel_bytes,
@@ -120,7 +127,9 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
         'predict.roi: cannot be used together with data.voxel_size, its voxels would be ambiguous'
       )
     given = cropped.Cropped(volume, plan.start, plan.stop)
-  suffixes = ['', *(f'_prob_{name}' for name in config.task.classes if options.probabilities)]
+  suffixes = [f'_prob_{name}' for name in config.task.channels if map_type(config)]
+  if not config.task.affinities:  # objects are made when all maps are there
+    suffixes = ['', *suffixes]
   form = options.zarr_format
   targets = [(s, *writers.target_of(given, output, suffix=s, zarr_format=form)) for s in suffixes]
   record = {
@@ -129,7 +138,7 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
     'geometry': plan.to_json(),
     'mask': options.mask,
     'augment': options.augment,
-    'probabilities': options.probabilities,
+    'probabilities': map_type(config),
     'values': file_values(config).tolist(),
   }
   if form is not None:
@@ -207,7 +216,7 @@ def describe(predictor: Predictor, source: str | Path, output: Path) -> str:
     ConfigError, DataError, OutputError: as `plan_job`.
   """
   job = plan_job(predictor, source, output)
-  plan, classes = job.plan, len(predictor.config.task.classes)
+  plan, classes = job.plan, len(predictor.config.task.channels)
   tiles = sum(len(block.tiles) for block in plan.blocks())
   batches = sum(-(-len(block.tiles) // predictor.batch_size) for block in plan.blocks())
   tile = plan.tile[-len(predictor.config.data.patch) :]

@@ -125,10 +125,10 @@ def validate_network(config: config_lib.Config) -> nn.Module:
       network cannot do without a single class per voxel.
   """
   model = make_model(config, dtype=jnp.dtype('float32'))
-  if config.task.multilabel and config.model.name in COMPETING:
+  if config.task.independent and config.model.name in COMPETING:
     raise ConfigError(
       f'config.model.name={config.model.name!r}: its classes compete for every voxel, '
-      'task.activation=multilabel needs another network'
+      f'task.activation={config.task.activation} needs another network'
     )
   rank, patch = len(model.divisor), config.data.patch
   if rank != len(patch):
@@ -154,7 +154,8 @@ def validate(config: config_lib.Config) -> list[str]:
     augment.validate(config.augment, config.data.patch)
   except ValueError as error:
     raise ConfigError(f'config.{error}') from error
-  known = metrics.known_scores(config.task.classes, config.eval.metrics)
+  task = config.task
+  known = metrics.known_scores(task.classes, config.eval.metrics, task.offset_names)
   if config.eval.best not in known:
     raise ConfigError(
       f'config.eval.best={config.eval.best!r}: is not one of the scores {", ".join(known)}; '
@@ -233,7 +234,7 @@ def _validate_loss(config: config_lib.Config) -> None:
       config.loss,
       num_logits=config.task.num_logits,
       axes=len(config.data.patch),
-      multilabel=config.task.multilabel,
+      **losses.label_options(config.task),
     )
     of_logits = all(
       losses.LOSSES[t.loss or n].outputs == ('logits',) and t.output in (None, 'logits')
@@ -261,7 +262,7 @@ def _one_loss(config: config_lib.Config) -> jax.Array:
     variables['params'],
     loss=config.loss,
     class_counts=jnp.asarray(equal_counts(config.task)),
-    multilabel=config.task.multilabel,
+    **losses.label_options(config.task),
   )
   return total
 

@@ -68,10 +68,10 @@ def fuse_files(
   """
   for predictor in predictors:
     task = predictor.config.task
-    if len(task.classes) != 2 or task.multilabel:
+    if len(task.classes) != 2 or task.independent:
       raise ConfigError(
         f'task.classes={list(task.classes)}: a network to be fused has two classes, background '
-        'first, and is not multilabel'
+        'first, and is not multilabel or of affinities'
       )
   sizes = {predictor.config.data.voxel_size for predictor in predictors}
   if len(sizes) > 1:

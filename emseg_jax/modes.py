@@ -126,9 +126,13 @@ def _part(text: str | None) -> tuple[int, int] | None:
 
 def _postprocess(call: Call) -> None:
   from emseg_jax import postprocess
+  from emseg_jax.postprocess import affinities
 
+  source, task, maps = call.flags.input, call.config.task, None
+  if task.affinities:
+    maps = affinities.map_paths(source, dict(zip(task.offsets, task.offset_names, strict=True)))
   result = postprocess.postprocess(
-    call.flags.input, call.output, call.config.postprocess, should_stop=call.stop
+    source, call.output, call.config.postprocess, maps=maps, should_stop=call.stop
   )
   if result.table is not None:
     LOGGER.info('%d objects, %s', result.count, result.table)
@@ -138,6 +142,7 @@ def _postprocess(call: Call) -> None:
 def _view(call: Call) -> None:
   from emseg_jax import view
 
+  affinities = call.config.task.affinities  # whose labels are numbers, no classes
   layers = {} if call.flags.labels is None else {'labels': call.flags.labels}
   for path in call.runs:  # further volumes behind the flags
     name = path.name
@@ -149,7 +154,7 @@ def _view(call: Call) -> None:
     layers,
     port=call.flags.port,
     should_stop=call.stop,
-    legend=view.legend(call.config) if call.flags.workdir else None,
+    legend=view.legend(call.config) if call.flags.workdir and not affinities else None,
     reading=call.config.predict.reading,
   )
 

@@ -55,13 +55,18 @@ def tile_size(config: config_lib.Config) -> tuple[int, ...]:
 def label_values(probabilities: Any, task: config_lib.Task, *, xp: Any = np) -> Any:
   """What a label pixel is, by its probabilities [*spatial, K]: uint8 [*spatial].
 
-  The class with the largest one; of a multilabel task the mask of all classes above one half.
+  The class with the largest one; of a multilabel task the mask of all classes above one half; of
+  affinities 1 where a voxel is joined to all nearest ones.
 
   Args:
     probabilities: numpy or JAX array.
     task: tells which of both.
     xp: numpy or jax.numpy.
   """
+  if task.affinities:
+    near = [k for k, offset in enumerate(task.offsets) if sum(map(abs, offset)) == 1]
+    joined = xp.stack([probabilities[..., k] > 0.5 for k in near], axis=-1)
+    return joined.all(axis=-1).astype(xp.uint8)
   if task.multilabel:
     return xp.packbits(probabilities > 0.5, axis=-1, bitorder='little')[..., 0]
   return xp.argmax(probabilities, axis=-1).astype(np.uint8)
@@ -98,8 +103,8 @@ class Predictor:
     self._members: list[_Member] = []
     self._copies = symmetries.symmetries(self.config.predict.augment, len(self.config.data.patch))
     experiment.check_tile(self.config, setup.model, tile_size(self.config))
-    multilabel = self.config.task.multilabel
-    step = train_step.make_predict_step(setup.model, multilabel=multilabel, mesh=setup.mesh)
+    independent = self.config.task.independent
+    step = train_step.make_predict_step(setup.model, independent=independent, mesh=setup.mesh)
     # Where other processes hold a part of the result, all get the whole of it.
     sharded = sharding.patch_sharding if processes.is_alone() else sharding.replicated
     self._step = jax.jit(step, out_shardings=sharded(setup.mesh))
@@ -194,7 +199,8 @@ class Predictor:
     return total if count == 1 else total / count
 
   def probabilities(self, image: np.ndarray, should_stop: StopFn | None = None) -> np.ndarray:
-    """Normalised image [*spatial, C] f32 -> probabilities [*spatial, num_classes] f32.
+    """Normalised image [*spatial, C] f32 -> probabilities [*spatial, K] f32, one for each of
+    task.channels.
 
     Raises:
       DeviceError: the device has too little memory; the sentence says what would fit.
@@ -206,7 +212,7 @@ class Predictor:
         image,
         self.layout(image.shape[:-1]),
         batch_size=self.batch_size,
-        num_classes=len(self.config.task.classes),
+        num_classes=len(self.config.task.channels),
         should_stop=should_stop,
       )
 

@@ -96,11 +96,17 @@ def prepare_sources(
   """Builds the files that `config.data` names into OUTPUT/1.0.0; OUTPUT's name is the data set's.
 
   Raises:
-    ConfigError: the name is not made of small letters, digits and '_', or a source is a phantom.
+    ConfigError: the name is not made of small letters, digits and '_', a source is a phantom, or
+      labels are instance ids.
     DataError, OutputError, Interrupted: as `prepare`.
   """
   from emseg_jax.data.datasets import folder
 
+  if config.task.affinities:
+    raise ConfigError(
+      'task.activation=affinities: array_record files hold classes, no instance ids; train on the '
+      'files themselves'
+    )
   if not re.fullmatch(folder.NAME, output.name):
     raise ConfigError(
       f'--output={output}: its last part becomes the name of the data set and must be made of '

@@ -6,6 +6,7 @@
 Nothing global is changed, so it can be used where JAX is in use already.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from emseg_jax import config as config_lib
 from emseg_jax.checkpoint import Meta
 from emseg_jax.data import blocks, normalise, pairs, resampled, volumes, voxel_sizes
 from emseg_jax.errors import BundleError, ConfigError, DataError
+from emseg_jax.postprocess import affinities
 
 __all__ = ['Segmenter', 'load']
 
@@ -72,9 +74,9 @@ class Segmenter:
   """Segments arrays; made by `load`.
 
   Attributes:
-    classes: names of the channels of probabilities.
+    classes: names of the channels of probabilities; of affinities those of the offsets.
     labels: names of what a label pixel can be, by its value: the classes, or masks of classes that
-      overlap.
+      overlap; none of instances.
     colours: '#rrggbb' for each of `labels`.
     config: of the training run.
     meta: what is known of the parameters: step, score, versions, voxel size and others.
@@ -84,8 +86,8 @@ class Segmenter:
     self._predictor = predictor
     self.config: config_lib.Config = predictor.config
     self.meta: Meta = predictor.meta
-    self.classes: tuple[str, ...] = self.config.task.classes
-    self.labels: tuple[str, ...] = self.config.task.values
+    self.classes: tuple[str, ...] = self.config.task.channels
+    self.labels: tuple[str, ...] = () if self.config.task.affinities else self.config.task.values
 
   def __repr__(self) -> str:
     return (
@@ -126,7 +128,8 @@ class Segmenter:
       should_stop: asked between batches of tiles.
 
     Returns:
-      uint8 labels, of the shape of the array without its channels: indices into `labels`. Or
+      uint8 labels, of the shape of the array without its channels: indices into `labels`; or uint32
+      instances, of affinities, of a volume or of each section. With `probabilities`
       float32 probabilities, with the classes as a last axis.
 
     Raises:
@@ -140,9 +143,12 @@ class Segmenter:
     volume = self._prepared(given)
     cache = int(self.config.data.cache_gb * 1e9) if self.config.data.neighbours else 0
     split = pairs.Split.of_images(volume, cache_bytes=cache)
-    found = self._sections(split, should_stop)
+    groups = self._groups(split, should_stop)
+    found = itertools.chain.from_iterable(groups)
     if not probabilities:
-      labels = (predict.label_values(section, self.config.task) for section in found)
+      if self.config.task.affinities and volume is not given:
+        raise DataError('array: is resampled to data.voxel_size, but offsets are in voxels')
+      labels = itertools.chain.from_iterable(map(self._labels, groups))
       result = np.stack(list(resampled.back(labels, volume, given)))
     elif volume is given:
       result = np.stack(list(found))
@@ -166,11 +172,19 @@ class Segmenter:
       voxel_sizes.check(given, self.meta.voxel_size, ndim=ndim, of='those trained on')
     return given
 
-  def _sections(self, split: pairs.Split, should_stop: StopFn | None) -> Iterator[np.ndarray]:
-    """Probabilities [Y, X, K] of all sections in order."""
+  def _labels(self, probabilities: np.ndarray) -> np.ndarray:
+    """Of a group [Z, Y, X, K]."""
+    task = self.config.task
+    if not task.affinities:
+      return predict.label_values(probabilities, task)
+    maps = {offset: probabilities[..., k] for k, offset in enumerate(task.offsets)}
+    return affinities.segment(affinities.quantised(maps), self.config.postprocess)
+
+  def _groups(self, split: pairs.Split, should_stop: StopFn | None) -> Iterator[np.ndarray]:
+    """Probabilities [Z, Y, X, K] of the volumes, or sections, in order."""
     for group in blocks.groups(split, len(self.config.data.patch)):
       found = self._predictor.group_probabilities(split, group, should_stop)
-      yield from found.reshape(len(group), *found.shape[-3:])
+      yield found.reshape(len(group), *found.shape[-3:])
 
 
 class _Sections:

@@ -64,7 +64,7 @@ def make_train_step(
     batch = augment.augment(batch, key, options=config.augment, patch=config.data.patch)
     batch = sharding.constrain_patches(batch, mesh)
     counts = None if class_counts is None else jnp.asarray(class_counts, jnp.float32)
-    options = {'loss': config.loss, 'class_counts': counts, 'multilabel': config.task.multilabel}
+    options = {'loss': config.loss, 'class_counts': counts, **losses.label_options(config.task)}
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
       with norm_statistics.record_momenta() as momenta:
@@ -173,13 +173,13 @@ def predict_variables(state: TrainState) -> dict[str, Any]:
 
 
 def make_predict_step(
-  model: nn.Module, *, multilabel: bool = False, mesh: Mesh | None = None
+  model: nn.Module, *, independent: bool = False, mesh: Mesh | None = None
 ) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
   """Builds (variables, image [B, *spatial, C] f32) -> probabilities [B, *spatial, K] f32.
 
-  They add up to one; K = 2 also where the network has one sigmoid output. With `multilabel` each
-  of the K outputs has a probability of its own. Over a mesh the images are split as in training,
-  and the network gets the whole of variables that are split.
+  They add up to one; K = 2 also where the network has one sigmoid output. With
+  `independent` each of the K outputs has a probability of its own. Over a mesh the images are split
+  as in training, and the network gets the whole of variables that are split.
   """
 
   def predict_fn(variables: dict[str, Any], image: jax.Array) -> jax.Array:
@@ -187,7 +187,7 @@ def make_predict_step(
       variables = sharding.constrain(variables, sharding.replicated(mesh))
       image = sharding.constrain(image, sharding.patch_sharding(mesh))
     logits = model.apply(variables, image, train=False)['logits']
-    if multilabel:
+    if independent:
       return jax.nn.sigmoid(logits.astype(jnp.float32))
     return jax.nn.softmax(losses.as_class_logits(logits), axis=-1)
 

@@ -20,6 +20,7 @@ from emseg_jax import config as config_lib
 from emseg_jax import (
   evaluation,
   experiment,
+  instance_evaluation,
   processes,
   sharding,
   train_input,
@@ -256,7 +257,7 @@ class _Loop:
     self._fetch(keep=0)
     self._predictor.load(self._state)
     best = self._config.eval.best
-    result = evaluation.evaluate_split(
+    result = instance_evaluation.evaluate_split(
       self._predictor,
       self._validation,
       # Scores that cost more than a pass over the voxels wait for the end, unless they decide.

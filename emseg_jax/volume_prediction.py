@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emseg_jax import block_predict, config_io
-from emseg_jax.block_job import Job, plan_job
+from emseg_jax.block_job import Job, map_type, plan_job
 from emseg_jax.data import (
   array_writers,
   blocks,
@@ -48,7 +48,8 @@ def predict_volume(
   """Segments a volume into one of the same kind, or of the kind of the output's extension.
 
   Labels carry the values of the training labels; with predict.probabilities every class also gets a
-  map `OUTPUT_prob_CLASS`. An interrupted prediction is gone on with by the same call.
+  map `OUTPUT_prob_CLASS`. Of affinities there are maps only, `OUTPUT_prob_OFFSET`. An interrupted
+  prediction is gone on with by the same call.
 
   Args:
     predictor: a loaded predictor.
@@ -95,20 +96,21 @@ def predict_volume(
 
 def _work(predictor: Predictor, job: Job) -> block_predict.Work:
   config, plan = predictor.config, job.plan
-  options = config.predict
   values = file_values(config)
   size = job.given.voxel_size_zyx or (None, None, None)
   dataset = recognise.split_dataset(str(job.output))[1]
   outputs = []
   for number, (suffix, _, _) in enumerate(job.targets):
     path, form = job.store(number)
-    dtype = values.dtype if not suffix else np.dtype(options.probabilities)
+    dtype = values.dtype if not suffix else np.dtype(map_type(config))
     about = array_writers.About(size, job.given.offset_zyx, dataset, not suffix, plan.block)
     outputs.append(array_writers.WRITERS[form](path, plan.shape, dtype, about))
 
   def write(start: Box, labels: np.ndarray, maps: np.ndarray | None) -> None:
-    outputs[0].put_box(start, values[labels])
-    for k, one in enumerate(outputs[1:]):
+    first = len(outputs) - (0 if maps is None else maps.shape[-1])
+    if first:
+      outputs[0].put_box(start, values[labels])
+    for k, one in enumerate(outputs[first:]):
       one.put_box(start, maps[..., k])
 
   return block_predict.Work(
@@ -121,9 +123,9 @@ def _work(predictor: Predictor, job: Job) -> block_predict.Work:
     mask=job.mask,
     flat=len(config.data.patch) == 2,
     channels=predictor.channels,
-    num_maps=len(config.task.classes),
+    num_maps=len(config.task.channels),
     batch_size=predictor.batch_size,
-    scaled=options.probabilities,
+    scaled=map_type(config),
   )
 
 

@@ -25,6 +25,7 @@ NETWORK_FIELDS = (
   'optim',
   'task.activation',
   'task.classes',
+  'task.offsets',
 )
 
 

@@ -118,7 +118,7 @@ def test_quotes_of_json_text_are_removed():
     ('data.label_mapping={"a":0}', 'config.data.label_mapping.a'),
     ('mesh=3', 'config.mesh = 3'),
     ('task.classes=["a"]', 'config.task.classes'),
-    ('task.activation=tanh', "'softmax', 'sigmoid' or 'multilabel'"),
+    ('task.activation=tanh', "'softmax', 'sigmoid', 'multilabel' or 'affinities'"),
   ],
 )
 def test_a_wrong_override_is_answered_with_what_is_allowed(text, message):

@@ -120,6 +120,7 @@ def test_the_hand_counts_are_those_of_the_papers():
   assert recipe_support.unet(64, 2, norm=False) == 31_030_658
   cases = [recipe_support.rescrnet(*case) for case in ((1, 3), (3, 3), (3, 4))]
   assert cases == [58_662, 59_020, 59_165]
+  assert recipe_support.unet3d(1, 2) == 19_073_730
 
 
 def test_every_network_of_full_size_is_counted_once():

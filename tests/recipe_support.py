@@ -9,6 +9,7 @@ and synthetic (`emseg_jax.data.phantom`).
 import itertools
 from pathlib import Path
 
+import affinity_support
 import data_support
 import numpy as np
 
@@ -53,6 +54,7 @@ SPECS = (
   # rescrnet
   *('rescrnet:muscle', 'rescrnet:superalloy', 'rescrnet:rat_liver,filters=8,blocks=3,lstm=2'),
   *('rescrnet:rat_liver,network=resunet', 'rescrnet:muscle,network=resunet'),
+  *('affinities', 'affinities:3d', 'affinities:2d'),
 )
 
 SIZE = (40, 48)  # of sections; patches of 32 fit
@@ -77,6 +79,8 @@ def layout(spec: str) -> str | None:
     return None
   if name == 'unet':
     return 'pmcanet:isbi2012'
+  if name == 'affinities':
+    return name
   word = arg.partition(',')[0]
   found = f'{name}:{word}' if word else next(s for s in FIRST if s.startswith(f'{name}:'))
   shared = {'vgg_unet:epfl': 'epfl', 'emnet:epfl': 'epfl'}
@@ -112,6 +116,11 @@ def write_data(which: str, root: Path) -> None:
     data_support.write_stack(root / 'image.tif', image)
     for structure in STRUCTURES:
       data_support.write_stack(root / f'{structure}.tif', _values(label > 0, (0, 255)))
+  elif which == 'affinities':
+    for seed, name in enumerate(('train', 'test')):
+      image, ids = affinity_support.make_cells((16, *SIZE), seed=seed)
+      data_support.write_stack(root / f'{name}-image.tif', image)
+      data_support.write_stack(root / f'{name}-gt.tif', ids)
   elif which == 'seget:vnc':
     _write_folders(root, 16, (0, 255), labels='mitochondria')
   else:
@@ -180,6 +189,16 @@ def unet(first: int, classes: int, *, norm: bool = True) -> int:
   up = [(2 * n, n) for n in c[:4]] + [(n, n) for n in c[:4]]
   convolutions = sum(9 * i * o + o + 2 * o * norm for i, o in down + up)
   return convolutions + sum(4 * 2 * n * n + n for n in c[:4]) + (first + 1) * classes
+
+
+def unet3d(share: float, classes: int) -> int:
+  """Parameters of a 3D U-Net with batch norm and a share of the paper's channels, by hand."""
+  wide = [round(share * n) for n in (32, 64, 128, 256, 512)]
+  down = [(1, wide[0]), *itertools.pairwise(wide)]
+  same = [(n, n) for n in wide[1:4]]  # the first of two convolutions from the second level on
+  up = [(n + m, n) for n, m in itertools.pairwise(wide[1:])] + [(n, n) for n in wide[1:4]]
+  convolutions = sum(27 * i * o + o + 2 * o for i, o in down + same + up)
+  return convolutions + sum(8 * n * n + n for n in wide[2:]) + (wide[1] + 1) * classes
 
 
 def rescrnet(
@@ -251,6 +270,8 @@ COUNTS = {
   'rescrnet:rat_liver,network=resunet': 4_715_761 + 66_304 - 2 * 10 * 16 + 2 * 33,
   'rescrnet:muscle,network=resunet': 4_715_761 + 66_304 + 3 * 33,
   'unet': unet(24, 2),
+  'affinities': unet3d(0.375, 8),
+  'affinities:2d': unet(24, 6),
   'phantom': unet(16, 3),
   'tiny': unet(4, 3),
 }

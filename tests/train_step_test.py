@@ -184,9 +184,10 @@ def test_metrics_name_every_loss_term():
 
 
 def test_the_loss_sees_targets_parameters_and_class_counts(monkeypatch):
-  def total_loss(outputs, batch, params, *, loss, class_counts, multilabel):
+  def total_loss(outputs, batch, params, *, loss, class_counts, multilabel, offsets):
     assert loss == config.loss
     assert not multilabel
+    assert not offsets
     value = jnp.sum(class_counts) * jnp.mean(batch['proximity']) * jnp.sum(params['head']['bias'])
     return value + 0 * jnp.sum(outputs['logits']), {'mine': value}
 

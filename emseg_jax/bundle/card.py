@@ -80,6 +80,8 @@ def _input(record: Record) -> str:
     + (
       'a probability for each class by itself'
       if record.activation == 'multilabel'
+      else 'for each offset whether a voxel and the one there belong to one object'
+      if record.activation == 'affinities'
       else 'probabilities that add up to 1'
     ),
   ]
@@ -92,6 +94,11 @@ def _input(record: Record) -> str:
 
 
 def _labels(record: Record) -> str:
+  if record.activation == 'affinities':
+    offsets = record.training.config['task']['offsets']
+    named = zip(record.classes, offsets, strict=True)
+    rows = [f'| {name} | {", ".join(map(str, offset))} |' for name, offset in named]
+    return '\n'.join(['| affinity | offset, voxels |', '| --- | --- |', *rows])
   what = 'mask of classes' if record.activation == 'multilabel' else 'class'
   lines = [f'| label | {what} | value in files | colour |', '| --- | --- | --- | --- |']
   lines += [

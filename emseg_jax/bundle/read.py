@@ -146,7 +146,7 @@ def _config(record: schema.Record, path: Path) -> config_lib.Config:
     'network.name': (record.network.name, config.model.name),
     'network.options': (record.network.options, config.model.options),
     'network.outputs': (record.network.outputs, config.task.num_logits),
-    'classes': (record.classes, config.task.classes),
+    'classes': (record.classes, config.task.channels),
     'activation': (record.activation, config.task.activation),
     'input.planes': (record.input.planes, 2 * config.data.neighbours + 1),
     'input.normalisation.kind': (record.input.normalisation.kind, config.data.normalisation),

@@ -163,8 +163,8 @@ class Record(_Part):
     licence: None: not stated.
     network, input, training, parameters, sample: see there.
     activation: as in config.task.
-    classes: names of the channels of the probabilities.
-    labels: what a label pixel can be, by its value from 0.
+    classes: names of the channels of the probabilities; of affinities those of the offsets.
+    labels: what a label pixel can be, by its value from 0; none of instances.
     scores: split -> what evaluation of this very step found.
     forms: name of an exported form -> its file and what is to be known of it.
   """
@@ -175,7 +175,7 @@ class Record(_Part):
   licence: str | None
   network: Network
   input: Input
-  activation: Literal['softmax', 'sigmoid', 'multilabel']
+  activation: Literal['softmax', 'sigmoid', 'multilabel', 'affinities']
   classes: tuple[str, ...]
   labels: tuple[Label, ...]
   training: Training

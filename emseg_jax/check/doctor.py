@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from emseg_jax.check import images, labels, pairs, repeats, sources
+from emseg_jax.check import images, instances, labels, pairs, repeats, sources
 from emseg_jax.check import read as check_read
 from emseg_jax.check.labels import MOST_CLASSES
 from emseg_jax.check.measure import Measured
@@ -72,6 +72,7 @@ class Report:
 
 def check(config: Config) -> Report:
   """Reads all sections of all splits; what is wrong with the data is reported, not raised."""
+  of_ids, config = config.task.affinities, instances.as_classes(config)
   rules, threads = Rules(config.task, config.data), config.data.threads
   data = {
     name: check_read.read_split(getattr(config.data, name), rules, threads=threads)
@@ -85,7 +86,12 @@ def check(config: Config) -> Report:
     for name, split in data.items()
     if split.measured
   }
-  problems = _judge(config, data, summaries, classes)
+  problems = _judge(config, data, summaries)
+  if of_ids:
+    problems += instances.judge_ids(config, measured)
+  else:
+    problems += labels.judge_values(config, measured, classes)
+    problems += labels.judge_class_shares(summaries)
   for name, read in measured.items():
     problems += pairs.judge_alignment(name, read, rules, threads=threads)
   problems.sort(key=lambda p: SEVERITIES.index(p.severity))
@@ -96,9 +102,8 @@ def _judge(
   config: Config,
   data: Mapping[str, SplitRead],
   summaries: Mapping[str, SplitSummary],
-  classes: Mapping[int, int | None],
 ) -> list[Problem]:
-  """All judgements that need no pixels."""
+  """All judgements that need no pixels, but those of the values of labels."""
   measured = {name: split.measured for name, split in data.items()}
   volumetric = len(config.data.patch) == 3 or config.data.neighbours > 0
   return [
@@ -109,10 +114,8 @@ def _judge(
     ),
     *sources.judge_sources(config),
     *sources.judge_size(data),
-    *labels.judge_values(config, measured, classes),
     *labels.judge_colours(config, measured),
     *labels.judge_files(measured),
-    *labels.judge_class_shares(summaries),
     *labels.judge_empty(measured),
     *images.judge_contrast(measured),
     *images.judge_signs(measured),

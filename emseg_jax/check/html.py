@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from emseg_jax import colours as colours_lib
-from emseg_jax.check import fit
+from emseg_jax.check import fit, instances
 from emseg_jax.check.doctor import Report
 from emseg_jax.check.measure import Measured, read_label
 from emseg_jax.check.problem import SHOWN, Problem
@@ -63,6 +63,7 @@ def render(report: Report, config: Config) -> str:
   """
   import jinja2
 
+  config = instances.as_classes(config)
   rules = Rules(config.task, config.data)
   colours = colours_lib.class_colours(config.task.colours, len(config.task.values))
   plain = _find_plain(report, config)

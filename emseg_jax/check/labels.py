@@ -105,7 +105,7 @@ def _explain_values(values: Mapping[int, int], read: Sequence[Measured]) -> tupl
   if len(values) > MOST_CLASSES or (len(values) >= FEW_INSTANCES and whole > MOSTLY * distinct):
     return 'look like instance ids', (
       'set data.labels.kind=instances to learn their boundaries (3 classes: outside, inside, '
-      'boundary), or turn them into classes'
+      'boundary), task.activation=affinities to find instances, or turn them into classes'
     )
   if low < 0 and high < 128:
     found = ' and '.join(f'{v} (unsigned: {v + 256})' for v in values if v < 0)

@@ -9,13 +9,15 @@ from typing import Self
 
 import pydantic
 
+from emseg_jax.config import affinities
 from emseg_jax.config.augment import Augment, Defects
 from emseg_jax.config.base import Section, parse_arg, pick
-from emseg_jax.config.data import Data, Labels, Phantom, Proximity, Sampling, Source, Task
+from emseg_jax.config.data import Data, Labels, Phantom, Proximity, Sampling, Source
 from emseg_jax.config.learning import Loss, LossTerm, Model, Optim, Train, Weighting
 from emseg_jax.config.postprocess import Postprocess
 from emseg_jax.config.reading import Reading
 from emseg_jax.config.running import Eval, Mesh, Predict, Run
+from emseg_jax.config.task import Task
 
 __all__ = [
   'Augment',
@@ -78,6 +80,8 @@ class Config(Section):
         f'eval.metrics={list(self.eval.metrics)} take one class per voxel; task.activation='
         'multilabel needs an empty list'
       )
+    if self.task.affinities:
+      affinities.check(self.task, self.data, self.eval, self.predict, self.postprocess)
     if self.task.ignore_value in mapping:
       raise ValueError(f'task.ignore_value={self.task.ignore_value} is in data.label_mapping, too')
     if self.augment.rotate90 and self.data.patch[-2] != self.data.patch[-1]:

@@ -1,4 +1,4 @@
-"""Sections on what is segmented and what is learnt from: task, data, sampling."""
+"""Sections on what is learnt from: sources, labels, sampling."""
 
 from typing import Annotated, Literal, Self
 
@@ -15,70 +15,9 @@ from emseg_jax.config.base import (
 )
 from emseg_jax.config.reading import Reading
 
-__all__ = ['Data', 'Labels', 'Phantom', 'Proximity', 'Sampling', 'Source', 'Task']
+__all__ = ['Data', 'Labels', 'Phantom', 'Proximity', 'Sampling', 'Source']
 
 Length = Annotated[float, Field(gt=0)]
-MOST_STRUCTURES = 7  # bits of a uint8 mask that never is 255, which stands for "not scored"
-
-
-class Task(Section):
-  """What is to be segmented."""
-
-  classes: tuple[str, ...] = Field(
-    ('cytoplasm', 'membrane', 'mitochondrion'),  # those of the phantom, the default data
-    min_length=2,
-    max_length=255,  # 255 stands for "not scored" in uint8 labels
-    description='class names; the index is the class, or the bit of a multilabel mask',
-  )
-  colours: tuple[Colour, ...] | None = Field(
-    None,
-    description='#rrggbb per class, or per mask, for pictures; None: a colour-blind-safe palette',
-  )
-  activation: Literal['softmax', 'sigmoid', 'multilabel'] = Field(
-    'softmax',
-    description='softmax over all classes; one sigmoid output (two classes only); multilabel: a '
-    'sigmoid per class, labels are bit masks of classes that may overlap, none is the background',
-  )
-  ignore_value: int | None = Field(
-    None, description='label value in the files that is not scored and not trained on'
-  )
-
-  @property
-  def num_logits(self) -> int:
-    return 1 if self.activation == 'sigmoid' else len(self.classes)
-
-  @property
-  def multilabel(self) -> bool:
-    return self.activation == 'multilabel'
-
-  @property
-  def values(self) -> tuple[str, ...]:
-    """Names of what a label pixel can be: the classes, or the masks 'none', 'a', 'b', 'a + b', ...
-
-    Bit k of a mask says whether class k is there.
-    """
-    if not self.multilabel:
-      return self.classes
-    masks = range(2 ** len(self.classes))
-    there = ([c for k, c in enumerate(self.classes) if mask >> k & 1] for mask in masks)
-    return tuple(' + '.join(names) or 'none' for names in there)
-
-  @pydantic.model_validator(mode='after')
-  def _check(self) -> Self:
-    if len(set(self.classes)) != len(self.classes):
-      raise ValueError(f'class names must differ, got {list(self.classes)}')
-    if self.activation == 'sigmoid' and len(self.classes) != 2:
-      raise ValueError(f'sigmoid needs exactly 2 classes, got {len(self.classes)}')
-    if self.multilabel and len(self.classes) > MOST_STRUCTURES:
-      raise ValueError(
-        f'multilabel allows at most {MOST_STRUCTURES} classes, got {len(self.classes)}'
-      )
-    if len(set(self.values)) != len(self.values):
-      raise ValueError(f'a class may not be named as a mask is, got {list(self.classes)}')
-    if self.colours is not None and len(self.colours) != len(self.values):
-      what = 'masks' if self.multilabel else 'classes'
-      raise ValueError(f'{len(self.colours)} colours for {len(self.values)} {what}')
-    return self
 
 
 class Phantom(Section):

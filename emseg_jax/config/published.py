@@ -6,7 +6,8 @@ Nothing is downloaded; `root` is the folder that holds the files.
 import dataclasses
 from typing import Any
 
-from emseg_jax.config.data import Data, Source, Task
+from emseg_jax.config.data import Data, Source
+from emseg_jax.config.task import Task
 from emseg_jax.errors import ConfigError
 
 __all__ = ['Published', 'fold', 'folders', 'stacks']

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emseg_jax.data import array_cache, blocks
-from emseg_jax.data.labels import IGNORED
+from emseg_jax.data import array_cache, blocks, labels
 from emseg_jax.data.split import Split
 
 __all__ = ['find', 'find_cells']
@@ -87,7 +86,7 @@ def _look_up(split: Split, group: blocks.Group, cell: Sequence[int]) -> np.ndarr
   starts = (range(0, n, b) for n, b in zip(shape, box, strict=True))
   for origin in itertools.product(*starts):
     label = split.label_block(group, origin, box)
-    foreground = (label > 0) & (label != IGNORED)
+    foreground = labels.foreground(label)
     for axis, width in enumerate(cell):
       edges = np.arange(0, foreground.shape[axis], width)
       foreground = np.logical_or.reduceat(foreground, edges, axis=axis)

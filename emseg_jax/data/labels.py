@@ -3,6 +3,10 @@
 Three steps, the first two by option: colours of a legend become values; instance ids become outside
 (0), inside (1) and boundary (2); values become class indices by `data.label_mapping`. Class indices
 are uint8, with `IGNORED` (255) where a pixel is not to be scored.
+
+For affinities the values are instance ids and stay that: int32, or int64 where the file has more
+than 16 bits, with 0 in the background and `NO_ID` (-1) where a pixel is not to be scored. The type
+thus tells which of both a label is, and `ignored` and `foreground` know both.
 """
 
 import dataclasses
@@ -13,9 +17,22 @@ import numpy as np
 from emseg_jax import config
 from emseg_jax.errors import DataError
 
-__all__ = ['IGNORED', 'Rules', 'decode_colours', 'map_labels', 'part_instances']
+__all__ = [
+  'IGNORED',
+  'NO_ID',
+  'Rules',
+  'decode_colours',
+  'foreground',
+  'hide',
+  'ignored',
+  'instance_ids',
+  'map_labels',
+  'part_instances',
+  'renumbered',
+]
 
 IGNORED = 255
+NO_ID = -1
 OUTSIDE, INSIDE, BOUNDARY = 0, 1, 2
 
 
@@ -32,7 +49,7 @@ class Rules:
     return self.data.labels.boundary_width if self.data.labels.kind == 'instances' else 0
 
   def apply(self, raw: np.ndarray, *, name: str) -> np.ndarray:
-    """Turns what a label file holds, [Y, X] or [Y, X, 3], into uint8 [Y, X] class indices.
+    """Turns what a label file holds, [Y, X] or [Y, X, 3], into class indices uint8 [Y, X], or ids.
 
     Raises:
       DataError: naming `name`, where a colour or value has no meaning.
@@ -40,6 +57,8 @@ class Rules:
     options = self.data.labels
     if options.colours is not None:
       raw = decode_colours(raw, options.colours, name=name)
+    if self.task.affinities:
+      return instance_ids(raw, ignore_value=self.task.ignore_value, name=name)
     if options.kind == 'instances':
       raw = part_instances(raw, width=options.boundary_width, name=name)
     return map_labels(
@@ -174,3 +193,50 @@ def part_instances(raw: np.ndarray, *, width: int, name: str) -> np.ndarray:
     ranks, size, mode='nearest'
   )
   return np.where(values[ranks] == 0, OUTSIDE, np.where(differs, BOUNDARY, INSIDE)).astype(np.uint8)
+
+
+def instance_ids(raw: np.ndarray, *, ignore_value: int | None, name: str) -> np.ndarray:
+  """Instance ids as they are stored, int32 or int64 [Y, X]; `ignore_value` becomes NO_ID.
+
+  Args:
+    raw: [Y, X] whole numbers, 0 in the background.
+    ignore_value: value that is not scored.
+    name: of the label, for the message.
+
+  Raises:
+    DataError: the label is RGB, or has fractional or negative values, or ids of 64 bits.
+  """
+  raw = _whole_numbers(raw, name)
+  if raw.dtype == np.uint64 and raw.max(initial=0) > np.iinfo(np.int64).max:
+    raise DataError(f'{name}: instance id {raw.max()} is too large; allowed: 0 to 2^63 - 1')
+  ids = raw.astype(np.int32 if raw.dtype.itemsize <= 2 else np.int64)
+  if ignore_value is not None:
+    ids[raw == ignore_value] = NO_ID
+  if ids.min(initial=0) < 0 and (wrong := ids[(ids < 0) & (raw != ignore_value)]).size:
+    raise DataError(
+      f'{name}: instance id {wrong[0]} is negative; allowed: 0 for the background, and more'
+    )
+  return ids
+
+
+def renumbered(ids: np.ndarray) -> np.ndarray:
+  """Ids as small numbers, int32: 0 and NO_ID stay, others become 1 to n in their order."""
+  values, ranks = np.unique(ids, return_inverse=True)
+  first = np.searchsorted(values, 1)  # of the objects
+  numbers = np.concatenate([values[:first], np.arange(1, len(values) - first + 1)])
+  return numbers.astype(np.int32)[ranks].reshape(ids.shape)
+
+
+def ignored(label: np.ndarray) -> np.ndarray:
+  """Where class indices, or ids, are not to be scored."""
+  return label == (IGNORED if label.dtype == np.uint8 else NO_ID)
+
+
+def foreground(label: np.ndarray) -> np.ndarray:
+  """Where there is a class but the first, or an object."""
+  return (label > 0) & (label != IGNORED) if label.dtype == np.uint8 else label > 0
+
+
+def hide(label: np.ndarray, kept: np.ndarray) -> np.ndarray:
+  """Class indices, or ids, not to be scored except where `kept` is True."""
+  return np.where(kept, label, label.dtype.type(IGNORED if label.dtype == np.uint8 else NO_ID))

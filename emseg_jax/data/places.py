@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from emseg_jax import config
-from emseg_jax.data import blocks, pairs
+from emseg_jax.data import blocks, labels, pairs
 
 __all__ = ['list_places', 'starts']
 
@@ -70,8 +70,7 @@ def _positive(
   z_starts, y_starts, x_starts = per_axis
   found = np.zeros([len(axis) for axis in per_axis], bool)
   for z, index in enumerate(group):
-    label = split.label(index)
-    foreground = (label > 0) & (label != pairs.IGNORED)
+    foreground = labels.foreground(split.label(index))
     plane = [
       [foreground[y : y + patch[1], x : x + patch[2]].any() for x in x_starts] for y in y_starts
     ]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from emseg_jax import config
-from emseg_jax.data import blocks, foreground, normalise, packing, pairs, places
+from emseg_jax.data import blocks, foreground, labels, normalise, packing, pairs, places
 from emseg_jax.errors import DataError
 
 __all__ = ['Example', 'Region', 'Sampler', 'allocate', 'read_example', 'weigh']
@@ -152,10 +152,12 @@ class Sampler:
 
   def _accepts(self, region: Region, kind: str) -> bool:
     label = _read(self._split.label_block, region)
+    if kind == 'foreground':
+      scored = label.size - np.count_nonzero(labels.ignored(label))
+      found = np.count_nonzero(labels.foreground(label))
+      return scored > 0 and found >= self._options.min_foreground * scored
     counts = np.bincount(label.ravel(), minlength=pairs.IGNORED + 1)[: pairs.IGNORED]
     scored = counts.sum()
-    if kind == 'foreground':
-      return scored > 0 and scored - counts[0] >= self._options.min_foreground * scored
     return np.count_nonzero(counts) > 1 and counts.max() <= self._options.max_share * scored
 
 
@@ -214,8 +216,9 @@ def read_example(
     split: where the sections are.
     region: what to cut out.
     into: arrays of one example, as `allocate` makes them. Written are the normalised image; the
-      label, IGNORED where not scored or padded; valid, the extent of the image in the region; the
-      targets. The weights are for `weigh` to write.
+      label, NO_ID where not scored or padded; valid, the extent of the image in the region; the
+      targets. The weights are for `weigh` to write. Instance ids are numbered anew, since files may
+      have some of 64 bits.
     normalisation: applied to the image.
     targets: maps by name, an array [Y, X] per section of the split.
     neighbours: so many planes before and behind are further channels of the image.
@@ -226,27 +229,33 @@ def read_example(
   blocks.read_image(
     split, normalisation, group, origin, size, axis=axis, neighbours=neighbours, out=room['image']
   )
+  stored = _read(split.label_block, region)
   label = room['label']
-  label[...] = _read(split.label_block, region)
+  if stored.dtype == np.uint8:  # classes
+    label[...] = stored
+    if stored.max() == pairs.IGNORED:
+      label[labels.ignored(stored)] = labels.NO_ID
+  else:
+    label[...] = labels.renumbered(stored)
   if targets:
     for name, sections in targets.items():
       room[name][...] = _read(blocks.of_sections(sections), region)
   extents = tuple(map(min, blocks.shape(split, group, axis=axis), size))
   if extents != size:  # what is mirrored beyond the image
     for number, extent in enumerate(extents):
-      label[(slice(None),) * number + (slice(extent, None),)] = pairs.IGNORED
+      label[(slice(None),) * number + (slice(extent, None),)] = labels.NO_ID
   into['valid'][:] = extents[3 - ndim :]
 
 
 def weigh(batch: Example) -> None:
-  """Gives weight 1 to what is scored, weight 0 and label 0 to what `read_example` left IGNORED.
+  """Gives weight 1 to what is scored, weight 0 and label 0 to what `read_example` left NO_ID.
 
   At once for a batch, in which there is often nothing to ignore.
   """
   label, weight = batch['label'], batch['weight']
   weight.fill(1.0)
-  if label.max() == pairs.IGNORED:
-    ignored = label == pairs.IGNORED
+  if label.min() < 0:
+    ignored = label < 0
     label[ignored] = 0
     weight[ignored] = 0.0
 

@@ -1,8 +1,9 @@
 """The sections of a split, read lazily: whole and cached, or box by box where volumes are large.
 
 A `Split` is a list of 2D sections, each an image with, usually, a label. Labels are mapped to class
-indices when they are read: uint8, with `IGNORED` (255) where a pixel is not to be scored. A box is
-an origin and a size, (z, y, x), in a group: section numbers of a split.
+indices when they are read: uint8, with `IGNORED` (255) where a pixel is not to be scored; or they
+are instance ids, see `data.labels`. A box is an origin and a size, (z, y, x), in a group: section
+numbers of a split.
 """
 
 import collections
@@ -19,7 +20,6 @@ import numpy as np
 from emseg_jax import config as config_lib
 from emseg_jax.data import excerpts, normalise, volumes
 from emseg_jax.data import labels as labels_lib
-from emseg_jax.data.labels import IGNORED
 from emseg_jax.errors import DataError
 
 __all__ = ['Section', 'Split', 'mirrored']
@@ -127,7 +127,7 @@ class Split:
     return self._cached(('image', volume, z), lambda: volume.section(z))
 
   def label(self, index: int) -> np.ndarray:
-    """uint8 [Y, X] class indices, IGNORED where not scored.
+    """uint8 [Y, X] class indices, IGNORED where not scored; or instance ids.
 
     Raises:
       DataError: the section has no label, or the label has a value that is neither mapped nor
@@ -160,7 +160,7 @@ class Split:
     return _read_box(volume, numbers, window)
 
   def label_block(self, group: Sequence[int], origin: Box, size: Box) -> np.ndarray:
-    """The same of the labels: uint8 [z, y, x] class indices.
+    """The same of the labels: uint8 [z, y, x] class indices, or instance ids.
 
     Raises:
       DataError: as `label`.
@@ -182,7 +182,7 @@ class Split:
     if mask is None:
       return label
     masks = _read_box(mask, [self.sections[i].mask_index for i in used], window)
-    return np.where(masks != 0, label, IGNORED)
+    return labels_lib.hide(label, masks != 0)
 
   def is_large(self, volume: volumes.Volume) -> bool:
     """Whether it is better read in boxes than section by section through the cache."""
@@ -245,7 +245,7 @@ class Split:
     volume, index = section.label_volume, section.label_index
     label = self._rules.apply(volume.section(index), name=f'{volume.path}, {volume.names[index]}')
     if section.mask_volume is not None:
-      label = np.where(section.mask_volume.section(section.mask_index) != 0, label, IGNORED)
+      label = labels_lib.hide(label, section.mask_volume.section(section.mask_index) != 0)
     return label
 
   def _cached(self, key, read) -> np.ndarray:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from skimage import morphology
 
 from emseg_jax import config
-from emseg_jax.data import array_cache, blocks, pairs
+from emseg_jax.data import array_cache, blocks, labels, pairs
 
 __all__ = ['centreline', 'proximity', 'proximity_sections']
 
@@ -119,7 +119,7 @@ def proximity_sections(
   dimensions = options.dimensions or ndim
   found: list[np.ndarray] = []
   for group in blocks.groups(split, 3) if dimensions == 3 else _runs(split):
-    mask = np.stack([_foreground(split.label(index)) for index in group])
+    mask = np.stack([labels.foreground(split.label(index)) for index in group])
     known = split.sections[group[0]].image_volume.voxel_size_zyx or (None,) * 3
     size = (options.voxel_size or known)[-dimensions:]
     maps = _computed(mask, options, None if None in size else size, dimensions, cache)
@@ -134,10 +134,6 @@ def _runs(split: pairs.Split) -> list[blocks.Group]:
     range(len(split)), lambda i: (id(split.sections[i].image_volume), split.sections[i].shape)
   )
   return [tuple(run) for _, run in runs]
-
-
-def _foreground(label: np.ndarray) -> np.ndarray:
-  return (label > 0) & (label != pairs.IGNORED)
 
 
 def _computed(

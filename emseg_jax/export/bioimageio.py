@@ -221,7 +221,8 @@ def _write_cover(path: Path, given: np.ndarray, result: np.ndarray, bundle: Bund
   drawn = figures.draw_image(image)
   if drawn.ndim == 2:
     drawn = np.repeat(drawn[..., None], 3, axis=-1)
-  table = np.array([ImageColor.getrgb(label.colour) for label in record.labels], np.uint8)
+  colours = [label.colour for label in record.labels] or ['#000000', '#ffffff']  # of affinities
+  table = np.array([ImageColor.getrgb(colour) for colour in colours], np.uint8)
   labels = table[predict.label_values(probabilities, bundle.config.task)]
   Image.fromarray(np.concatenate([drawn, labels], axis=1)).save(path)
 

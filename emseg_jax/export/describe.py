@@ -64,10 +64,11 @@ def describe(
     ),
     input=_input(config, meta, channels),
     activation=config.task.activation,
-    classes=config.task.classes,
+    classes=config.task.channels,
     labels=tuple(
       schema.Label(name=n, colour=c, file_value=v)
       for n, c, v in zip(names, colours, values, strict=True)
+      if not config.task.affinities
     ),
     training=_training(config, meta),
     scores=dict(scores),

@@ -57,7 +57,7 @@ def of_bundle(bundle: Bundle) -> InferenceFn:
   return make_inference(
     bundle.model,
     bundle.normalisation,
-    multilabel=bundle.config.task.multilabel,
+    independent=bundle.config.task.independent,
     planes=bundle.record.input.planes,
   )
 
@@ -66,18 +66,18 @@ def make_inference(
   model: nn.Module,
   normalisation: normalise.Normalisation,
   *,
-  multilabel: bool = False,
+  independent: bool = False,
   planes: int = 1,
 ) -> InferenceFn:
   """Builds (variables, image [B, *spatial, C]) -> probabilities [B, *spatial, K] float32.
 
   Probabilities are those of `train_step.make_predict_step`: K = 2 also where the network has one
-  sigmoid output; they add up to one unless `multilabel`.
+  sigmoid output; they add up to one unless `independent`.
 
   Args:
     model: the network.
     normalisation: of the training run.
-    multilabel: a sigmoid for each class.
+    independent: a sigmoid for each output.
     planes: sections that a 2.5D network sees, 2·data.neighbours + 1. C is planes·1 or planes·3,
       the channels of one section side by side.
 
@@ -86,7 +86,7 @@ def make_inference(
     repeated, RGB averaged. Any spatial size is allowed, and any numeric type.
   """
   offset, scale = (jnp.tile(x, planes) for x in affine(normalisation))
-  predict_fn = train_step.make_predict_step(model, multilabel=multilabel)
+  predict_fn = train_step.make_predict_step(model, independent=independent)
 
   def inference_fn(variables: dict[str, Any], image: jax.Array) -> jax.Array:
     x = _to_channels(image.astype(jnp.float32), planes, normalisation.channels)

@@ -5,6 +5,7 @@ lists the losses and combines them as the configuration names them.
 """
 
 from emseg_jax.losses.common import as_class_logits
+from emseg_jax.losses.tasks import label_options
 from emseg_jax.losses.terms import (
   LOSSES,
   host_targets,
@@ -19,6 +20,7 @@ __all__ = [
   'WEIGHTINGS',
   'as_class_logits',
   'host_targets',
+  'label_options',
   'needs_class_counts',
   'total_loss',
   'validate_terms',

@@ -22,11 +22,13 @@ from emseg_jax.losses.decay import l2
 from emseg_jax.losses.lovasz import lovasz_softmax
 from emseg_jax.losses.maps import affinity_bce, boundary_bce, boundary_ce, mse
 from emseg_jax.losses.overlap import dice, jaccard, tanimoto, tversky
+from emseg_jax.losses.tasks import Labels, tasks
 from emseg_jax.losses.weighting import WEIGHTINGS, apply_weighting
 
 __all__ = ['LOSSES', 'Kind', 'host_targets', 'needs_class_counts', 'total_loss', 'validate_terms']
 
 Arrays = Mapping[str, jax.Array]
+Offsets = Sequence[tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,12 @@ def needs_class_counts(loss: config_lib.Loss) -> bool:
 
 
 def validate_terms(
-  loss: config_lib.Loss, *, num_logits: int = 2, axes: int = 2, multilabel: bool = False
+  loss: config_lib.Loss,
+  *,
+  num_logits: int = 2,
+  axes: int = 2,
+  multilabel: bool = False,
+  offsets: Offsets = (),
 ) -> None:
   """Checks names, options and option values of loss terms; touches no device.
 
@@ -90,12 +97,13 @@ def validate_terms(
     loss: the section of the configuration.
     num_logits: channels of the logits that the terms will see.
     axes: 2 for images, 3 for volumes.
-    multilabel: as in `total_loss`.
+    multilabel, offsets: as in `total_loss`.
 
   Raises:
     ValueError: an unknown loss or option (names the nearest valid one), an impossible value, a
-      setting that would have no effect, or a term that is not for multilabel tasks.
+      setting that would have no effect, or a term that is not for multilabel tasks or affinities.
   """
+  labels = Labels(multilabel, tuple(offsets))
   for name, term in loss.terms.items():
     key = term.loss or name
     if key not in LOSSES:
@@ -110,23 +118,31 @@ def validate_terms(
         raise ValueError(f'loss.terms.{name}.weighting: must be left out, {key} has no voxels')
       where = f'loss.terms.{name}.weighting.options'
       _check_options(where, WEIGHTINGS[term.weighting.name], term.weighting.options)
-    if multilabel:
-      _check_overlap(name, term)
+    if labels.several:
+      _check_several(name, term, labels)
     arrays = _small_arrays(term, kind, num_logits, (8,) * axes, multilabel)
     try:
-      jax.eval_shape(lambda *a, n=name, t=term: _value(n, t, *a, multilabel), *arrays)
+      jax.eval_shape(lambda *a, n=name, t=term: _value(n, t, *a, labels), *arrays)
     except TypeError as error:  # a value of another type than the loss computes with
       raise ValueError(f'loss.terms.{name}: {_options(term)} fails: {error}') from error
 
 
-def _check_overlap(name: str, term: config_lib.LossTerm) -> None:
+def _check_several(name: str, term: config_lib.LossTerm, labels: Labels) -> None:
   key = term.loss or name
-  if key in ONE_CLASS_ONLY:
-    raise ValueError(f'loss.terms.{name}: {key} needs one class per voxel, multilabel has several')
+  task = 'affinities' if labels.offsets else 'multilabel'
+  if key in ONE_CLASS_ONLY and not _is_of_affinities(key, labels):
+    raise ValueError(f'loss.terms.{name}: {key} needs one class per voxel, {task} has several')
+  if 'offsets' in term.options:
+    raise ValueError(f'loss.terms.{name}.options.offsets: must be left out, they are task.offsets')
   if term.weighting is not None and LOSSES[key].outputs != ('logits',):
     raise ValueError(
-      f'loss.terms.{name}.weighting: must be left out, with multilabel it is for losses of logits'
+      f'loss.terms.{name}.weighting: must be left out, with {task} it is for losses of logits'
     )
+
+
+def _is_of_affinities(key: str, labels: Labels) -> bool:
+  """Whether a loss takes what is the network's main output here."""
+  return key == 'affinity_bce' and bool(labels.offsets)
 
 
 def _check_options(where: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -184,6 +200,7 @@ def total_loss(
   loss: config_lib.Loss,
   class_counts: jax.Array | None = None,
   multilabel: bool = False,
+  offsets: Offsets = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The weighted sum of the named terms plus cross entropy on every auxiliary head.
 
@@ -195,6 +212,8 @@ def total_loss(
       L_t = 1/K sum_k L_t(logits_k, bit k of the label),
 
   weighted by its own two classes. Other losses take the mask as it is, of which 0 is no class.
+  With `offsets` it is an instance id, and the mean is over the offsets in the same way, of whether
+  voxel and neighbour belong to one object; `affinity_bce` takes all of them at once.
 
   Args:
     outputs: a network's outputs: 'logits' [B, *spatial, K], any 'aux/<name>' of the same shape, and
@@ -206,6 +225,7 @@ def total_loss(
     class_counts: voxels per class in the training labels [K], or without and with class k [K, 2]
       for `multilabel`, where `needs_class_counts`.
     multilabel: whether labels are bit masks.
+    offsets: one per output, if labels are instance ids.
 
   Returns:
     The sum, and each term before its factor: {'ce': ..., 'dice': ..., 'aux/<name>': ...}, scalars
@@ -215,14 +235,14 @@ def total_loss(
     ValueError: a term is for an output that the network does not have, or for parameters that it
       does not have; an auxiliary head has no weight.
   """
-  parts = {}
+  parts, labels = {}, Labels(multilabel, tuple(offsets))
   total = jnp.zeros((), jnp.float32)
   for name, term in loss.terms.items():
-    parts[name] = _value(name, term, outputs, batch, params, class_counts, multilabel)
+    parts[name] = _value(name, term, outputs, batch, params, class_counts, labels)
     total += term.weight * parts[name]
   for name in sorted(name for name in outputs if name.startswith('aux/')):
-    heads = _tasks(outputs[name], batch['label'], None, multilabel)
-    parts[name] = _mean([cross_entropy(z, y, batch['weight']) for z, y, _ in heads])
+    heads = tasks(outputs[name], batch, None, labels)
+    parts[name] = _mean([cross_entropy(t.logits, t.label, t.weight) for t in heads])
     total += _aux_weight(loss, name.removeprefix('aux/')) * parts[name]
   return total, parts
 
@@ -234,11 +254,13 @@ def _value(
   batch: Arrays,
   params: Any,
   class_counts: jax.Array | None,
-  multilabel: bool,
+  labels: Labels,
 ) -> jax.Array:
   """One term before its factor; its errors say which term it is."""
   kind = LOSSES[term.loss or name]
-  reads = kind.outputs if term.output is None else (term.output,)
+  reads, options = kind.outputs if term.output is None else (term.output,), dict(term.options)
+  if _is_of_affinities(term.loss or name, labels):
+    reads, options = (term.output or 'logits',), {'offsets': labels.offsets}
   if missing := [output for output in reads if output not in outputs]:
     raise ValueError(
       f'loss.terms.{name}: the network has no output {missing[0]!r}; it has '
@@ -246,16 +268,16 @@ def _value(
     )
   try:
     if not reads:
-      return kind.function(params, **term.options)
-    if not (multilabel and kind.outputs == ('logits',)):
+      return kind.function(params, **options)
+    if not (labels.several and kind.outputs == ('logits',)):
       classes = max(2, outputs['logits'].shape[-1])
       weight = _weights(term, batch['label'], batch['weight'], classes, class_counts)
       arrays = (outputs[o] for o in reads)
-      return kind.function(*arrays, batch[kind.target], weight, **term.options)
+      return kind.function(*arrays, batch[kind.target], weight, **options)
     values = []
-    for z, y, counts in _tasks(outputs[reads[0]], batch['label'], class_counts, multilabel):
-      weight = _weights(term, y, batch['weight'], 2, counts)
-      values.append(kind.function(z, y, weight, **term.options))
+    for task in tasks(outputs[reads[0]], batch, class_counts, labels):
+      weight = _weights(term, task.label, task.weight, 2, task.class_counts)
+      values.append(kind.function(task.logits, task.label, weight, **options))
     return _mean(values)
   except ValueError as error:
     raise ValueError(f'loss.terms.{name}: {error}') from error
@@ -273,18 +295,6 @@ def _weights(
   return apply_weighting(
     term.weighting, label, weight, num_classes=classes, class_counts=class_counts
   )
-
-
-def _tasks(
-  logits: jax.Array, label: jax.Array, class_counts: jax.Array | None, multilabel: bool
-) -> list[tuple[jax.Array, jax.Array, jax.Array | None]]:
-  """Logits, label and class counts of each class of a multilabel task; else of the one task."""
-  if not multilabel:
-    return [(logits, label, class_counts)]
-  return [
-    (logits[..., k : k + 1], label >> k & 1, None if class_counts is None else class_counts[k])
-    for k in range(logits.shape[-1])
-  ]
 
 
 def _mean(values: Sequence[jax.Array]) -> jax.Array:

@@ -16,12 +16,14 @@ import numpy as np
 
 from emseg_jax.data.pairs import IGNORED
 from emseg_jax.metrics import (
+  affinities,
   border,
   boundary,
   confusion,
   instances,
   isbi2012,
   partition,
+  segmentation,
   soft,
   thresholds,
 )
@@ -150,12 +152,15 @@ def flat(result: Mapping[str, Any]) -> dict[str, float]:
   return {name: value for name, value in _leaves(result) if value is not None}
 
 
-def known_scores(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+def known_scores(
+  classes: Sequence[str], names: Sequence[str], offsets: Sequence[str] = ()
+) -> tuple[str, ...]:
   """Every name that `flat` may give, of `metrics.scores` and of these metrics.
 
   Args:
     classes: K names.
     names: of `METRICS`.
+    offsets: names of those of a task of affinities, which adds scores of them and of instances.
 
   Raises:
     ValueError: a name is unknown.
@@ -164,7 +169,14 @@ def known_scores(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...
   collector = Collector(names, classes)
   nothing = np.full((1, 1), IGNORED, np.uint8)
   collector.add(nothing, nothing, np.zeros((1, 1, k), np.float32))
-  results = confusion.scores(np.zeros((k, k), np.int64), classes), collector.result()
+  results = [confusion.scores(np.zeros((k, k), np.int64), classes), collector.result()]
+  if offsets:
+    zeros = np.zeros((len(offsets), 2, 2), np.int64)
+    results.append({'affinities': affinities.affinity_scores(zeros, offsets)})
+    row = segmentation.partition_scores(nothing, nothing, nothing > 0)
+    results.append(
+      segmentation.segmentation_scores([row], instances.count_matches(nothing, nothing))
+    )
   return tuple(name for result in results for name, _ in _leaves(result))
 
 

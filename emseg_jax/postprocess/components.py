@@ -7,7 +7,7 @@ the components; the result is that of the whole volume.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy import ndimage
 from emseg_jax.postprocess import stitch
 from emseg_jax.postprocess.grid import Box, Grid, Place, Read, Scratch
 
-__all__ = ['Components', 'find', 'structure']
+__all__ = ['Components', 'assemble', 'find', 'structure']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,18 +92,48 @@ def find(
   Raises:
     Interrupted: `grid.should_stop` said so.
   """
+
+  def label(start: Place, stop: Place) -> tuple[np.ndarray, int]:
+    return ndimage.label(read(start, stop), joined)
+
+  def touching(ids: Read) -> Iterable[np.ndarray]:
+    return stitch.touching(grid, ids, joined)
+
+  return assemble(grid, label, touching, path, border=border, marked=marked)
+
+
+def assemble(
+  grid: Grid,
+  label: Callable[[Place, Place], tuple[np.ndarray, int]],
+  touching: Callable[[Read], Iterable[np.ndarray]],
+  path: Path,
+  *,
+  border: Sequence[int] = (),
+  marked: Read | None = None,
+) -> Components:
+  """Puts the components of blocks together.
+
+  Args:
+    grid: the blocks.
+    label: (start, stop) -> components of that box by itself, 1 to n and 0 for background, and n.
+    touching: of the provisional ids, the pairs [n, 2] across blocks that belong together.
+    path, border, marked: as in `find`.
+
+  Raises:
+    Interrupted: `grid.should_stop` said so.
+  """
   dtype = 'u4' if np.prod(grid.shape, dtype=np.int64) < 2**32 else 'u8'
   store = Scratch(path, grid.shape, dtype, tuple(min(b, 64) for b in grid.block))
   facts, total = [np.zeros((4, 0), np.int64)], 0
   for start, stop in grid.boxes():
-    local, count = ndimage.label(read(start, stop), joined)
+    local, count = label(start, stop)
     if count:
       store.write(start, np.where(local > 0, local.astype(dtype) + total, 0).astype(dtype))
       seeds = local[marked(start, stop)] if marked is not None else np.zeros(0, np.int64)
       facts.append(_facts(local, count, (start, stop), grid.shape, border, seeds))
       total += count
   sizes, first, at_border, seeded = np.concatenate(facts, axis=1)
-  owner = stitch.merge(total, stitch.touching(grid, store.read, joined))
+  owner = stitch.merge(total, touching(store.read))
   return _number(store, owner, sizes, first, at_border > 0, seeded > 0)
 
 

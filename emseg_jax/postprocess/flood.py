@@ -62,7 +62,8 @@ def watershed(
     costs.write(start, np.where(ids > 0, 0, NEVER))
   due, sweep = set(grid.places()), 0
   while due:
-    LOGGER.info('Watershed, sweep %d: %d blocks', sweep + 1, len(due))
+    if len(due) > 1:
+      LOGGER.info('Watershed, sweep %d: %d blocks', sweep + 1, len(due))
     # There and back again, so that water crosses many blocks in one sweep.
     for place in sorted(due, reverse=sweep % 2 == 1):
       due.discard(place)

@@ -1,11 +1,15 @@
-"""Post-processing of a file into a file, block by block, with the table of instances beside it."""
+"""Post-processing of a file, or of maps of affinities, into a file, block by block.
+
+Instances get a table beside it.
+"""
 
 import dataclasses
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,11 +17,13 @@ from emseg_jax.config.postprocess import Postprocess
 from emseg_jax.data import array_writers, recognise, volumes, writers
 from emseg_jax.data.volume import Volume, VoxelSize, number, stem
 from emseg_jax.errors import ConfigError, DataError, OutputError
+from emseg_jax.postprocess import affinities
 from emseg_jax.postprocess.grid import Grid, Place, Read, Scratch
-from emseg_jax.postprocess.steps import Steps
+from emseg_jax.postprocess.links import Links, Offset
+from emseg_jax.postprocess.steps import Steps, border
 from emseg_jax.postprocess.table import Statistics
 
-__all__ = ['Result', 'postprocess']
+__all__ = ['Result', 'check_output', 'postprocess']
 
 LOGGER = logging.getLogger(__name__)
 LAYER = 16  # sections that are held at once, for files that are written section by section
@@ -42,6 +48,7 @@ def postprocess(
   output: str | Path,
   options: Postprocess,
   *,
+  maps: Mapping[Offset, str | Path] | None = None,
   should_stop: Callable[[], bool] | None = None,
 ) -> Result:
   """Makes a clean mask or instances of labels or probabilities; the result is that of the whole
@@ -58,17 +65,20 @@ def postprocess(
     output: TIFF, HDF5 ('out.h5:/name' names the dataset), '.zarr', '.n5', '.precomputed' or '.nii',
       masks also MRC; without an extension as the source, TIFF for images.
     options: the section `postprocess` of a configuration.
+    maps: offset -> map of its affinities, which are then what is read, see `affinities`; the source
+      is only how messages call them. Offsets of two axes take each section by itself.
     should_stop: asked before each block.
 
   Raises:
-    ConfigError: a step needs a voxel size that is unknown.
+    ConfigError: a step needs a voxel size that is unknown, or is not for affinities.
     DataError: the source cannot be read or is no volume.
     Interrupted: `should_stop` said so; nothing is left behind.
     OutputError: the output cannot be written, or cannot hold instances.
   """
-  volume = volumes.open_volume(source, palette='index', reading=options.reading)
+  opened = _open({None: source} if maps is None else maps, options)
+  volume = next(iter(opened.values()))
   shape = _shape(volume)
-  dimensions = options.dimensions or (2 if volume.axes.startswith('N') else 3)
+  dimensions = _dimensions(volume, maps, options)
   voxel_size = _voxel_size(volume, dimensions, options)
   form = _Form(volume)
   numbered = options.instances != 'none'
@@ -81,20 +91,33 @@ def postprocess(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as name:
       folder = Path(name)
-      read = volume.box if volume.cheap_boxes else _copy(volume, grid, folder / 'input')
-      steps = Steps(
-        options, grid, read, voxel_size=voxel_size, dimensions=dimensions, folder=folder
-      )
-      result, count = steps.instances() if numbered else (steps.clean()[0], 0)
+      known = {'voxel_size': voxel_size, 'dimensions': dimensions, 'folder': folder}
+      result, count = _compute(opened, options, grid, **known)
       if count > np.iinfo(dtype).max:
         raise DataError(f'{source}: has {count} instances, more than {dtype}; set min_voxels')
-      statistics = Statistics(count, shape, steps.border) if numbered else None
+      statistics = Statistics(count, shape, border(shape, dimensions)) if numbered else None
       made = _write(form, output, folder, grid, result, dtype, statistics)
       table = _publish(made, target, statistics, volume.voxel_size_zyx)
   except OSError as error:
     raise OutputError(f'{target}: cannot be written: {error.strerror or error}') from error
   LOGGER.info('%s: %s', target, f'{count} instances' if numbered else 'mask')
   return Result(target, table, count if numbered else None)
+
+
+def check_output(volume: Volume, output: str | Path) -> Path:
+  """Where instances of a volume go, if they may be written there.
+
+  Args:
+    volume: what they are in.
+    output: as in `postprocess`.
+
+  Raises:
+    OutputError: they may not, or the format cannot hold them.
+  """
+  form = _Form(volume)
+  target, writer = writers.target_of(form, output)
+  writers.check_type(form, target, writer, np.dtype('u4'))
+  return target
 
 
 class _Form(Volume):
@@ -115,6 +138,50 @@ class _Form(Volume):
 
   def _read(self, index: int) -> np.ndarray:
     raise NotImplementedError(f'{self.path}: section {index} is not there yet')
+
+
+def _dimensions(
+  volume: Volume, maps: Mapping[Offset, Any] | None, options: Postprocess
+) -> Literal[2, 3]:
+  """2: each section by itself; networks of sections know nothing across them."""
+  if maps is None:
+    return options.dimensions or (2 if volume.axes.startswith('N') else 3)
+  affinities.check_options(options)
+  rank = min(map(len, maps))
+  return min(rank, options.dimensions or rank)
+
+
+def _compute(
+  opened: Mapping[Offset | None, Volume], options: Postprocess, grid: Grid, **known: Any
+) -> tuple[Read, int]:
+  """The result, and how many instances there are, 0 of a mask."""
+  reads = {
+    key: v.box if v.cheap_boxes else _copy(v, grid, known['folder'] / f'input{number}')
+    for number, (key, v) in enumerate(opened.items())
+  }
+  if None not in opened:
+    links = Links(reads, grid.shape, next(iter(opened.values())).dtype)
+    return affinities.instances(options, grid, links, **known)
+  steps = Steps(options, grid, reads[None], **known)
+  return steps.instances() if options.instances != 'none' else (steps.clean()[0], 0)
+
+
+def _open(
+  sources: Mapping[Offset | None, str | Path], options: Postprocess
+) -> dict[Offset | None, Volume]:
+  """The input, or the maps, which must be alike."""
+  opened = {
+    key: volumes.open_volume(path, palette='index', reading=options.reading)
+    for key, path in sources.items()
+  }
+  first = next(iter(opened.values()))
+  for volume in opened.values():
+    if (_shape(volume), volume.dtype) != (_shape(first), first.dtype):
+      raise DataError(
+        f'{volume.path}: is {_shape(volume)} {volume.dtype}, but {first.path} is {_shape(first)} '
+        f'{first.dtype}; the maps of one prediction must be alike'
+      )
+  return opened
 
 
 def _shape(volume: Volume) -> Place:

@@ -15,7 +15,7 @@ from emseg_jax.postprocess import components, flood, relief
 from emseg_jax.postprocess.components import Components
 from emseg_jax.postprocess.grid import Grid, Place, Read, Scratch
 
-__all__ = ['Steps']
+__all__ = ['Steps', 'border', 'smallest']
 
 LOGGER = logging.getLogger(__name__)
 
@@ -65,12 +65,12 @@ class Steps:
       LOGGER.info('Hysteresis leaves %d objects', len(objects))
     if options.holes is not None:
       mask, objects = self._filled(mask), None
-    smallest = self._smallest()
-    if smallest > 1:
+    least = smallest(options, self._voxel_size, self._dimensions)
+    if least > 1:
       objects = objects or self._find(mask, 'objects')
-      before, objects = len(objects), objects.keep(objects.sizes >= smallest)
+      before, objects = len(objects), objects.keep(objects.sizes >= least)
       mask = objects.mask
-      LOGGER.info('%d of %d objects are below %d voxels', before - len(objects), before, smallest)
+      LOGGER.info('%d of %d objects are below %d voxels', before - len(objects), before, least)
     return mask, objects
 
   def instances(self) -> tuple[Read, int]:
@@ -128,14 +128,6 @@ class Steps:
     table = holes[outside.table]
     return lambda start, stop: table[outside.store.read(start, stop)]
 
-  def _smallest(self) -> int:
-    """Voxels of the smallest object that may stay."""
-    volume = self._options.min_volume
-    if volume is None:
-      return self._options.min_voxels or 1
-    z, y, x = self._voxel_size
-    return int(np.ceil(volume / (y * x * (z if self._dimensions == 3 else 1)) - 1e-9))
-
   def _relief(self, mask: Read) -> Read:
     options = self._options
     if options.marker_threshold is not None:
@@ -155,3 +147,11 @@ class Steps:
 def border(shape: Place, dimensions: int) -> tuple[int, ...]:
   """Axes at whose ends there is a border: z only where sections are more than one and joined."""
   return (0, 1, 2) if dimensions == 3 and shape[0] > 1 else (1, 2)
+
+
+def smallest(options: Postprocess, voxel_size: VoxelSize | None, dimensions: int) -> int:
+  """Voxels of the smallest object that may stay; min_volume needs the voxel size."""
+  if options.min_volume is None:
+    return options.min_voxels or 1
+  z, y, x = voxel_size
+  return int(np.ceil(options.min_volume / (y * x * (z if dimensions == 3 else 1)) - 1e-9))

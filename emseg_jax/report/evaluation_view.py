@@ -68,12 +68,28 @@ def add_views(evaluation: Json, colours: Mapping[str, str], *, path: Path) -> No
     evaluation['sampled'] = (evaluation.get('intervals') or {}).get('images')
     evaluation['thresholds'] = _thresholds(evaluation, colours)
     evaluation['reliability'] = _reliability(evaluation, overlap=names != evaluation['classes'])
+    evaluation['instances'] = _instances(evaluation.get('extras') or {})
     evaluation['sizes'] = _sizes(evaluation.get('objects'))
   except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
     raise DataError(
       f'{path}: its fields do not belong together ({type(error).__name__}: {error}); run '
       '--mode=evaluate again'
     ) from error
+
+
+def _instances(extras: Json) -> Json | None:
+  """Of a task of affinities: what was segmented, beside what needs no network, and each offset."""
+  if 'affinities' not in extras:
+    return None
+  keys = 'error', 'vi', 'vi_split', 'vi_merge'
+  rows = {'This model': extras['rand'], **extras.get('trivial', {})} if 'rand' in extras else {}
+  tried = [(row['threshold'], [row[k] for k in keys]) for row in extras.get('by_threshold', ())]
+  return {
+    'rows': [(name.capitalize(), [row[k] for k in keys]) for name, row in rows.items()],
+    'tried': tried,
+    'found': [(iou, row) for iou, row in extras.get('instances', {}).items()],
+    'offsets': list(extras['affinities']['per_class'].items()),
+  }
 
 
 def _class_rows(evaluation: Json, names: Sequence[str]) -> list[Json]:

@@ -5,8 +5,9 @@ import pytest
 from data_support import open_split, plain, write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from emseg_jax.config import Labels, Source
+from emseg_jax.config import Data, Labels, Source, Task
 from emseg_jax.data import labels
 from emseg_jax.errors import DataError
 
@@ -195,3 +196,65 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
   mask = write_folder(tmp_path / 'mask', {'a': plain(0, (6, 9))})
   with pytest.raises(DataError, match=r'mask, a: mask is 6 x 9 .*image a is 6 x 8'):
     open_split(Source(images=image, labels=image, mask=mask))
+
+
+AFFINITIES = Task(activation='affinities', offsets=((1, 0), (0, 1)))
+
+
+def ids_of(raw, *, ignore_value=None):
+  return labels.instance_ids(np.asarray(raw), ignore_value=ignore_value, name='ids.tif')
+
+
+def test_instance_ids_stay_as_they_are():
+  assert ids_of(np.array([[0, 7, 60_000]], np.uint16)).dtype == np.int32
+  large = ids_of(np.array([[0, 2**40, 3]], np.uint64))
+  assert (large.dtype, large.tolist()) == (np.int64, [[0, 2**40, 3]])
+  assert ids_of([[1.0, 2.0]]).tolist() == [[1, 2]]
+  rules = labels.Rules(AFFINITIES, Data())
+  assert rules.apply(np.array([[0, 255]], np.uint8), name='x').tolist() == [[0, 255]]
+
+
+def test_an_ignored_id_is_no_id():
+  assert ids_of([[0, 4, 9]], ignore_value=9).tolist() == [[0, 4, labels.NO_ID]]
+  assert ids_of([[-5, 4]], ignore_value=-5).tolist() == [[labels.NO_ID, 4]]
+  assert ids_of([[0, 4]], ignore_value=0).tolist() == [[labels.NO_ID, 4]]
+
+
+@pytest.mark.parametrize(
+  ('raw', 'message'),
+  [
+    (np.array([[3, -2]]), 'instance id -2 is negative'),
+    (np.array([[2**63]], np.uint64), f'instance id {2**63} is too large'),
+    (np.array([[0.5]]), 'fractional'),
+    (np.zeros((2, 2, 3), np.uint8), '3 colour channels'),
+  ],
+)
+def test_what_is_no_id_is_refused(raw, message):
+  with pytest.raises(DataError, match=f'ids.tif.*{message}'):
+    ids_of(raw)
+
+
+@given(hnp.arrays(np.int64, (3, 4), elements=st.sampled_from([-1, 0, 1, 5, 2**40])))
+@settings(deadline=None)
+def test_numbers_made_small_tell_the_same_ids_apart(ids):
+  found = labels.renumbered(ids)
+  assert found.dtype == np.int32
+  np.testing.assert_array_equal(found[..., None, None] == found, ids[..., None, None] == ids)
+  np.testing.assert_array_equal(found <= 0, ids <= 0)
+  np.testing.assert_array_equal(found[ids <= 0], ids[ids <= 0])
+  assert set(found[found > 0]) == set(range(1, found.max() + 1))
+
+
+@pytest.mark.parametrize(
+  ('label', 'shown'),
+  [
+    (np.array([0, 1, 254, 255], np.uint8), [0, 1, 1, -1]),
+    (np.array([0, 1, 255, -1, 2**20], np.int32), [0, 1, 1, -1, 1]),
+  ],
+)
+def test_the_type_tells_what_is_ignored(label, shown):
+  assert labels.ignored(label).tolist() == [s < 0 for s in shown]
+  assert labels.foreground(label).tolist() == [s > 0 for s in shown]
+  hidden = labels.hide(label, np.zeros(len(label), bool))
+  assert hidden.dtype == label.dtype
+  assert labels.ignored(hidden).all()

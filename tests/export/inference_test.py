@@ -28,7 +28,7 @@ class Probe(nn.Module):
 
 def seen(normalisation, image, **options):
   """What the network is given, by the logarithm of the softmax over two channels it gives back."""
-  infer = inference.make_inference(Probe(), normalisation, multilabel=True, **options)
+  infer = inference.make_inference(Probe(), normalisation, independent=True, **options)
   return jax.scipy.special.logit(np.asarray(infer({}, image), np.float64))
 
 
@@ -97,7 +97,7 @@ def test_the_activation_makes_two_classes_of_one_sigmoid():
   softmax = inference.make_inference(Probe(), identity)({}, x)
   np.testing.assert_allclose(softmax, e / e.sum(-1, keepdims=True), atol=1e-6)
   sigmoid = e / (1 + e)
-  each = inference.make_inference(Probe(), identity, multilabel=True)({}, x)
+  each = inference.make_inference(Probe(), identity, independent=True)({}, x)
   np.testing.assert_allclose(each, sigmoid, atol=1e-6)
   one = inference.make_inference(Probe(1), identity)({}, x)
   both = np.stack([1 - sigmoid[..., 0], sigmoid[..., 0]], -1)
