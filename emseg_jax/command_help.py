@@ -62,8 +62,10 @@ FLAGS
   --what=data     measure reading data instead of the network (benchmark)
   --partial       take fewer or smaller images than were published (prepare)
   --port=N        of --mode=view; without it a free one
-  --forms=A,B     what export writes for other programs: stablehlo (default), onnx, bioimageio; the
-                  latter two need the extra onnx
+  --forms=A,B     what export writes beside the parameters: stablehlo (default), onnx, bioimageio
+                  for other programs, of which the latter two need the extra onnx; bf16, int8:
+                  the parameters in fewer bits, and what that costs in mIoU
+  --nomeasure     do not score these
   --authors=A,B   of an exported model
   --title=TEXT    name of an exported model
   --licence=ID    of the parameters of an exported model, best an SPDX identifier

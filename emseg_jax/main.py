@@ -47,6 +47,7 @@ def _define_flags() -> flags.FlagValues:
   text('title', 'name of an exported model')
   text('authors', 'of an exported model, separated by commas')
   flags.DEFINE_string('forms', 'stablehlo', 'what export writes beside', flag_values=values)
+  flags.DEFINE_bool('measure', True, 'score int8 and bf16 parameters', flag_values=values)
   text('licence', 'of the parameters of an exported model, an SPDX identifier')
   text('roi', 'box to predict: z0:z1,y0:y1,x0:x1')
   text('part', 'i/n: predict the i-th of n shares of a volume, from 0')

@@ -159,7 +159,9 @@ def _export(call: Call) -> None:
   from emseg_jax.export import run
 
   values = call.flags
-  forms = run.forms_named(_listed(values.forms), authors=_listed(values.authors))
+  forms = run.forms_named(
+    _listed(values.forms), authors=_listed(values.authors), measure=values.measure
+  )
   run.export_run(
     call.config, call.workdir, call.output, title=values.title, licence=values.licence, forms=forms
   )
