@@ -18,6 +18,7 @@ from emseg_jax import (
   loading,
   predict_images,
   processes,
+  start_table,
   trainer,
   volume_prediction,
 )
@@ -65,7 +66,7 @@ def train(
     LOGGER.warning(remark)
   if config.model.init_from and not (folder / 'checkpoints').is_dir():
     # Before the folder is claimed: a wrong file must not leave a run behind.
-    LOGGER.info('%s:\n%s', config.model.init_from, experiment.describe_start(config))
+    LOGGER.info('%s:\n%s', config.model.init_from, start_table.describe_start(config))
   result = trainer.train(config, folder, should_stop=should_stop, extend=extend)
   for split in ('validation', 'test'):
     if getattr(config.data, split):

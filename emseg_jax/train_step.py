@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from emseg_jax import augment, losses, norm_statistics, sharding
+from emseg_jax import augment, freezing, losses, norm_statistics, sharding
 from emseg_jax import config as config_lib
 from emseg_jax.train_state import TrainState, seed_key
 
@@ -58,6 +58,7 @@ def make_train_step(
   """
   augment_key = seed_key(config.train.seed, 'augment')
   dropout_key = seed_key(config.train.seed, 'dropout')
+  freeze = config.model.freeze
 
   def step_fn(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(augment_key, state.step)
@@ -67,7 +68,8 @@ def make_train_step(
     options = {'loss': config.loss, 'class_counts': counts, 'multilabel': config.task.multilabel}
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-      with norm_statistics.record_momenta() as momenta:
+      params = freezing.stop(params, freeze)
+      with norm_statistics.record_momenta() as momenta, freezing.evaluating(freeze):
         outputs, updates = model.apply(
           {'params': params, 'batch_stats': state.batch_stats},
           batch['image'],
@@ -79,6 +81,7 @@ def make_train_step(
       batch_stats = norm_statistics.grown_into(
         state.batch_stats, updates.get('batch_stats', {}), momenta, state.step
       )
+      batch_stats = freezing.keep(batch_stats, state.batch_stats, freeze)
       return loss, (parts, batch_stats)
 
     (loss, (parts, batch_stats)), grads = _gradient(loss_fn, state.params, mesh, config.mesh)
@@ -88,7 +91,13 @@ def make_train_step(
       'learning_rate': state.rate_scale * schedule(state.step // config.optim.accumulate),
       'grad_norm': optax.tree.norm(grads),
     }
-    return _update(state, grads, batch_stats, optimizer, config.optim), metrics
+    new = _update(state, grads, batch_stats, optimizer, config.optim)
+    if freeze:  # bit by bit: adding 0 or averaging equal numbers would round
+      kept = {
+        n: freezing.keep(getattr(new, n), getattr(state, n), freeze) for n in ('params', 'ema')
+      }
+      new = new.replace(**kept)
+    return new, metrics
 
   return step_fn
 

@@ -20,6 +20,7 @@ __all__ = ['check_same_network', 'claim', 'occupy', 'read_config']
 NETWORK_FIELDS = (
   'data.channels',
   'data.neighbours',
+  'model.freeze',
   'model.name',
   'model.options',
   'optim',

@@ -33,8 +33,8 @@ def test_every_kernel_is_off_by_no_more_than_is_said(kernel):
   assert stored[NAME].dtype == np.int8
   step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127
   found = reduced.expand(stored, 'int8')[NAME]
-  # Half a step, and what float32 rounds: w / s up to 127 is off by 127 * 2^-24, s by 2^-24. Channels
-  # whose step would be below 2^-126 are taken for zero.
+  # Half a step, and what float32 rounds: w / s up to 127 is off by 127 * 2^-24, s by 2^-24. With a
+  # step below 2^-126 all of a channel is taken for zero.
   assert (np.abs(found - kernel) <= step * (0.5 + 1e-4) + 127 * 2.0**-126).all()
   found = reduced.expand(reduced.reduce({NAME: kernel}, 'bf16'), 'bf16')[NAME]
   # 8 bits of precision, rounded: 2^-8 of the value. Below 2^-126 the numbers get sparse.
@@ -154,7 +154,7 @@ def test_what_the_record_says_of_them_is_checked(folder):
     bundle_lib.read_bundle(folder, params='int8')
   record = json.loads((folder / 'model.json').read_text()) | {'forms': {}}
   (folder / 'model.json').write_text(json.dumps(record))
-  with pytest.raises(BundleError, match="no parameters 'int8' .there are: float32"):
+  with pytest.raises(BundleError, match=r"no parameters 'int8' .there are: float32"):
     bundle_lib.read_bundle(folder, params='int8')
-  with pytest.raises(ConfigError, match='predict.params'):
+  with pytest.raises(ConfigError, match=r'predict\.params'):
     emseg_jax.load(folder, params='int4')
