@@ -30,7 +30,7 @@ from emseg_jax.data import pairs
 from emseg_jax.errors import ConfigError, DataError
 from emseg_jax.report.figures import Case
 
-__all__ = ['evaluate', 'fuse', 'predict', 'report', 'score', 'train']
+__all__ = ['evaluate', 'fuse', 'plan', 'predict', 'report', 'score', 'train']
 
 LOGGER = logging.getLogger(__name__)
 
@@ -70,7 +70,9 @@ def train(
   result = trainer.train(config, folder, should_stop=should_stop, extend=extend)
   for split in ('validation', 'test'):
     if getattr(config.data, split):
-      evaluate(config, folder, split=split, should_stop=should_stop)
+      scored = evaluate(config, folder, split=split, should_stop=should_stop)
+      if processes.is_first():
+        LOGGER.info('%s', evaluation_lib.format_evaluation(scored))
   if config.run.report and processes.is_first():
     path = report(config, folder, command=command)
     LOGGER.info('Report: %s', path)
@@ -117,14 +119,7 @@ def evaluate(
     return result
   path = folder / 'evaluation' / f'{split}.json'
   evaluation_lib.write_evaluation(result, path, step=predictor.meta.step, split=split)
-  LOGGER.info(
-    '%s, %d images, step %d\n%s\n-> %s',
-    split,
-    len(data),
-    predictor.meta.step,
-    evaluation_lib.format_evaluation(result),
-    path,
-  )
+  LOGGER.info('%s, %d images, step %d -> %s', split, len(data), predictor.meta.step, path)
   return result
 
 
@@ -141,13 +136,12 @@ def score(
     config: task, data.label_mapping and eval are used.
     predictions: image, folder or stack.
     labels: ground truth of the same kind.
-    output: JSON file to write; None: only printed.
+    output: JSON file to write; None: none.
 
   Raises:
     DataError: the files do not match or hold values that are not mapped.
   """
   result = evaluation_lib.score_files(predictions, labels, config=config)
-  LOGGER.info('%s\n%s', predictions, evaluation_lib.format_evaluation(result))
   if output is not None:
     evaluation_lib.write_evaluation(result, output, step=None, split=str(predictions))
     LOGGER.info('-> %s', output)
@@ -161,7 +155,6 @@ def predict(
   output: Path,
   *,
   part: tuple[int, int] = (0, 1),
-  dry_run: bool = False,
   should_stop: StopFn = _never,
 ) -> list[Path]:
   """Segments an image, a folder or a volume into the same kind of file.
@@ -174,7 +167,6 @@ def predict(
     source: what `volumes.open_volume` reads: image, folder, volume, or an address of one.
     output: file or folder to write.
     part: (i, n) computes the i-th of n shares of a volume.
-    dry_run: only says what would be done.
     should_stop: asked between batches of tiles.
 
   Returns:
@@ -183,17 +175,7 @@ def predict(
   Raises:
     EmsegError: checkpoint, data or output cannot be used.
   """
-  predictor = loading.load_predictor(config, folder)
-  _, volume = predict_lib.open_input(predictor, source)
-  by_blocks = block_job.is_volume(predictor, volume)
-  options = config.predict
-  if not by_blocks and (dry_run or part[1] > 1 or options.block or options.roi or options.mask):
-    raise ConfigError(
-      f'{source}: is no volume; --part, --dry_run and predict.block, roi and mask are for volumes'
-    )
-  if dry_run:
-    LOGGER.info('%s', block_job.describe(predictor, source, output))
-    return []
+  predictor, by_blocks = _open(config, folder, source, volumes_only=part[1] > 1)
   if by_blocks:
     written = volume_prediction.predict_volume(
       predictor, source, output, part=part, should_stop=should_stop
@@ -203,6 +185,38 @@ def predict(
   if written:
     LOGGER.info('-> %s', ', '.join(str(path) for path in written))
   return written
+
+
+def plan(
+  config: config_lib.Config, folder: Path, source: str | Path, output: Path
+) -> dict[str, str]:
+  """What `predict` would do with a volume, and about how long it would take; writes nothing.
+
+  Args:
+    config, folder, source, output: as of `predict`.
+
+  Returns:
+    'output', 'blocks', 'tiles', 'memory', 'time', each with a text.
+
+  Raises:
+    EmsegError: as `predict`.
+  """
+  predictor, _ = _open(config, folder, source, volumes_only=True)
+  return block_job.describe(predictor, source, output)
+
+
+def _open(
+  config: config_lib.Config, folder: Path, source: str | Path, *, volumes_only: bool
+) -> tuple[predict_lib.Predictor, bool]:
+  """The network, and whether the source is a volume, to be predicted block by block."""
+  predictor = loading.load_predictor(config, folder)
+  _, volume = predict_lib.open_input(predictor, source)
+  by_blocks, options = block_job.is_volume(predictor, volume), config.predict
+  if not by_blocks and (volumes_only or options.block or options.roi or options.mask):
+    raise ConfigError(
+      f'{source}: is no volume; --part, --dry_run and predict.block, roi and mask are for volumes'
+    )
+  return predictor, by_blocks
 
 
 def fuse(

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ['StopFlag', 'catch_signals']
+__all__ = ['StopFlag', 'Terminated', 'catch_signals', 'end_cleanly']
 
 
 class StopFlag:
@@ -21,6 +21,29 @@ class StopFlag:
 
   def __call__(self) -> bool:
     return self.signal_name is not None
+
+
+class Terminated(BaseException):
+  """SIGTERM as an exception, like KeyboardInterrupt: what is half-written is removed on its way."""
+
+
+@contextlib.contextmanager
+def end_cleanly() -> Iterator[None]:
+  """Makes SIGTERM raise `Terminated` while the block runs; main thread only.
+
+  The second one ends the process at once.
+  """
+
+  def handle(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+  previous = signal.signal(signal.SIGTERM, handle)
+  try:
+    yield None
+  finally:
+    signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager

@@ -181,7 +181,7 @@ def test_files_made_elsewhere_are_scored_through_the_command_line(tmp_path, caps
   assert record['objects']['per_class']['square'] == {'objects': [4], 'found': [4]}
   # Squares: 16 rows x 48 columns right, 16 x 64 too many: 768 / 1792.
   assert record['scores']['per_class']['square']['iou'] == pytest.approx(768 / 1792)
-  assert 'square' in capsys.readouterr().err
+  assert 'square' in capsys.readouterr().out
 
 
 def test_a_prediction_with_a_value_outside_the_mapping_is_named(tmp_path, capsys):
