@@ -6,6 +6,7 @@ The signal is raised in this process, in the middle of the mode's work. view_tes
 import re
 import signal
 
+import numpy as np
 import pytest
 import support
 import tifffile
@@ -24,7 +25,7 @@ PLACES = {
   'train': (trainer._Loop, '_train_one_step', 1),
   'evaluate': (predict.Predictor, 'apply', 1),
   'predict': (predict.Predictor, 'apply', 1),
-  'blocks': (predict.Predictor, 'apply', 1),
+  'blocks': (predict.Predictor, 'apply', 12),  # of about 9 for each of three blocks
   'postprocess': (grid.Grid, 'box', 1),
   'prepare': (builder.SectionsBuilder, '_generator', 0),
   'fuse': (fuse, '_foreground', 1),
@@ -49,7 +50,10 @@ def folder(tmp_path_factory):
   (folder / 'images').mkdir()
   for i in range(2):
     Image.fromarray(image[i]).save(folder / 'images' / f'{i}.png')
-  tifffile.imwrite(folder / 'volume.tif', image, photometric='minisblack', metadata={'axes': 'ZYX'})
+  volume = np.tile(image[:2], 3)
+  tifffile.imwrite(
+    folder / 'volume.tif', volume, photometric='minisblack', metadata={'axes': 'ZYX'}
+  )
   return folder
 
 
@@ -62,7 +66,7 @@ def arguments_of(mode, folder, output):
     'predict': [run, images, f'--output={output}', tile],
     'blocks': [
       run, f'--input={folder}/volume.tif', f'--output={output}.zarr', tile,
-      '--config.predict.block=(1,32,64)',
+      '--config.predict.block=(64,64,64)',
     ],
     'postprocess': [f'--input={folder}/volume.tif', f'--output={output}.tif'],
     'prepare': [*files, f'--output={output}'],
