@@ -6,11 +6,16 @@ still ends the program at once.
 """
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
 __all__ = ['StopFlag', 'Terminated', 'catch_signals', 'end_cleanly']
+
+
+RETRY_SECONDS = 0.05
 
 
 class StopFlag:
@@ -29,21 +34,43 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def end_cleanly() -> Iterator[None]:
-  """Makes SIGTERM raise `Terminated` while the block runs; main thread only.
+  """Makes SIGINT raise KeyboardInterrupt and SIGTERM `Terminated` while the block runs; main thread
+  only.
 
-  The second one ends the process at once.
+  The second SIGTERM ends the process at once. A SIGINT that is ignored, as in the background of a
+  script, stays so.
   """
+  errors = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
   def handle(number: int, frame: FrameType | None) -> None:
-    del number, frame
+    if _loses_errors(frame):
+      again = threading.Timer(RETRY_SECONDS, os.kill, (os.getpid(), number))
+      again.daemon = True
+      again.start()
+      return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise Terminated
+    raise errors[signal.Signals(number)]
 
-  previous = signal.signal(signal.SIGTERM, handle)
+  previous = {n: signal.getsignal(n) for n in errors}
+  for number, handler in previous.items():
+    if handler is not signal.SIG_IGN:
+      signal.signal(number, handle)
   try:
     yield None
   finally:
-    signal.signal(signal.SIGTERM, previous)
+    for number, handler in previous.items():
+      signal.signal(number, handler)
+
+
+def _loses_errors(frame: FrameType | None) -> bool:
+  """Whether Python is in a place where it prints an exception and goes on: the garbage collector
+  and its callbacks, of which JAX has one.
+  """
+  while frame is not None:
+    if frame.f_code.co_name in ('__del__', '_xla_gc_callback'):
+      return True
+    frame = frame.f_back
+  return False
 
 
 @contextlib.contextmanager
