@@ -179,7 +179,7 @@ def test_any_file_is_segmented(models, tmp_path_factory, case):
 
 
 @pytest.mark.long
-@settings(MANY, max_examples=40)
+@settings(MANY, max_examples=25)
 @given(case=cases(files=True))
 def test_any_file_is_segmented_in_many_examples(models, tmp_path_factory, case):
   in_a_folder(models, tmp_path_factory, case)
