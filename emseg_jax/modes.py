@@ -1,5 +1,5 @@
 """What each --mode does with the flags: devices, then one function of `api` or its like. What it
-found out comes back as an `Outcome`.
+found out comes back as an `Outcome`, of several processes that of the first one only.
 
 Modules that start JAX are imported inside the modes, when the environment is set; those that need
 no device never do.
@@ -46,7 +46,7 @@ def check_needed(values: flags.FlagValues, runs: Sequence[Path]) -> None:
     raise ConfigError(f'--mode={mode}: needs work directories behind the flags')
 
 
-def _train(call: Call) -> Outcome:
+def _train(call: Call) -> Outcome | None:
   prepare_devices(call.config, _group(call))
   from emseg_jax import api
 
@@ -59,6 +59,8 @@ def _train(call: Call) -> Outcome:
     should_stop=call.stop,
     command=call.command,
   )
+  if not processes.is_first():
+    return None
   splits = [s for s in ('validation', 'test') if getattr(call.config.data, s)]
   scores = {split: _evaluation(call.workdir, split)['scores'] for split in splits}
   return Outcome({'workdir': call.workdir, **dataclasses.asdict(result), 'scores': scores})
@@ -69,7 +71,7 @@ def _evaluation(folder: Path, split: str) -> dict[str, Any]:
   return json.loads((folder / 'evaluation' / f'{split}.json').read_text(encoding='utf-8'))
 
 
-def _evaluate(call: Call) -> Outcome:
+def _evaluate(call: Call) -> Outcome | None:
   if call.flags.input:
     prepare_devices(call.config)
     from emseg_jax import api, evaluation
@@ -82,7 +84,7 @@ def _evaluate(call: Call) -> Outcome:
 
   result = api.evaluate(call.config, call.workdir, should_stop=call.stop)
   if not processes.is_first():
-    return Outcome({})
+    return None
   if call.config.run.report:
     _write_report_again(call)
   record = _evaluation(call.workdir, call.config.eval.split)
