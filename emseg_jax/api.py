@@ -4,11 +4,9 @@ Each function is one mode of `python -m emseg_jax.main`. They set up no logging 
 signals; pass `should_stop` for that.
 """
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +18,8 @@ from emseg_jax import (
   loading,
   predict_images,
   processes,
+  report_cases,
+  start_table,
   trainer,
   volume_prediction,
 )
@@ -28,10 +28,9 @@ from emseg_jax import evaluation as evaluation_lib
 from emseg_jax import fuse as fuse_lib
 from emseg_jax import predict as predict_lib
 from emseg_jax.data import pairs
-from emseg_jax.errors import ConfigError, DataError
-from emseg_jax.report.figures import Case
+from emseg_jax.errors import ConfigError
 
-__all__ = ['evaluate', 'fuse', 'predict', 'report', 'score', 'train']
+__all__ = ['evaluate', 'fuse', 'plan', 'predict', 'report', 'score', 'train']
 
 LOGGER = logging.getLogger(__name__)
 
@@ -67,11 +66,13 @@ def train(
     LOGGER.warning(remark)
   if config.model.init_from and not (folder / 'checkpoints').is_dir():
     # Before the folder is claimed: a wrong file must not leave a run behind.
-    LOGGER.info('%s:\n%s', config.model.init_from, experiment.describe_start(config))
+    LOGGER.info('%s:\n%s', config.model.init_from, start_table.describe_start(config))
   result = trainer.train(config, folder, should_stop=should_stop, extend=extend)
   for split in ('validation', 'test'):
     if getattr(config.data, split):
-      evaluate(config, folder, split=split, should_stop=should_stop)
+      scored = evaluate(config, folder, split=split, should_stop=should_stop)
+      if processes.is_first():
+        LOGGER.info('%s', instance_evaluation.format_evaluation(scored))
   if config.run.report and processes.is_first():
     path = report(config, folder, command=command)
     LOGGER.info('Report: %s', path)
@@ -118,14 +119,7 @@ def evaluate(
     return result
   path = folder / 'evaluation' / f'{split}.json'
   evaluation_lib.write_evaluation(result, path, step=predictor.meta.step, split=split)
-  LOGGER.info(
-    '%s, %d images, step %d\n%s\n-> %s',
-    split,
-    len(data),
-    predictor.meta.step,
-    instance_evaluation.format_evaluation(result),
-    path,
-  )
+  LOGGER.info('%s, %d images, step %d -> %s', split, len(data), predictor.meta.step, path)
   return result
 
 
@@ -142,13 +136,12 @@ def score(
     config: task, data.label_mapping and eval are used.
     predictions: image, folder or stack.
     labels: ground truth of the same kind.
-    output: JSON file to write; None: only printed.
+    output: JSON file to write; None: none.
 
   Raises:
     DataError: the files do not match or hold values that are not mapped.
   """
   result = instance_evaluation.score_files(predictions, labels, config=config)
-  LOGGER.info('%s\n%s', predictions, instance_evaluation.format_evaluation(result))
   if output is not None:
     evaluation_lib.write_evaluation(result, output, step=None, split=str(predictions))
     LOGGER.info('-> %s', output)
@@ -162,7 +155,6 @@ def predict(
   output: Path,
   *,
   part: tuple[int, int] = (0, 1),
-  dry_run: bool = False,
   should_stop: StopFn = _never,
 ) -> list[Path]:
   """Segments an image, a folder or a volume into the same kind of file.
@@ -175,7 +167,6 @@ def predict(
     source: what `volumes.open_volume` reads: image, folder, volume, or an address of one.
     output: file or folder to write.
     part: (i, n) computes the i-th of n shares of a volume.
-    dry_run: only says what would be done.
     should_stop: asked between batches of tiles.
 
   Returns:
@@ -184,17 +175,7 @@ def predict(
   Raises:
     EmsegError: checkpoint, data or output cannot be used.
   """
-  predictor = loading.load_predictor(config, folder)
-  _, volume = predict_lib.open_input(predictor, source)
-  by_blocks = block_job.is_volume(predictor, volume)
-  options = config.predict
-  if not by_blocks and (dry_run or part[1] > 1 or options.block or options.roi or options.mask):
-    raise ConfigError(
-      f'{source}: is no volume; --part, --dry_run and predict.block, roi and mask are for volumes'
-    )
-  if dry_run:
-    LOGGER.info('%s', block_job.describe(predictor, source, output))
-    return []
+  predictor, by_blocks = _open(config, folder, source, volumes_only=part[1] > 1)
   if by_blocks and config.task.affinities:
     written = instance_prediction.predict_instances(
       predictor, source, output, part=part, should_stop=should_stop
@@ -208,6 +189,38 @@ def predict(
   if written:
     LOGGER.info('-> %s', ', '.join(str(path) for path in written))
   return written
+
+
+def plan(
+  config: config_lib.Config, folder: Path, source: str | Path, output: Path
+) -> dict[str, str]:
+  """What `predict` would do with a volume, and about how long it would take; writes nothing.
+
+  Args:
+    config, folder, source, output: as of `predict`.
+
+  Returns:
+    'output', 'blocks', 'tiles', 'memory', 'time', each with a text.
+
+  Raises:
+    EmsegError: as `predict`.
+  """
+  predictor, _ = _open(config, folder, source, volumes_only=True)
+  return block_job.describe(predictor, source, output)
+
+
+def _open(
+  config: config_lib.Config, folder: Path, source: str | Path, *, volumes_only: bool
+) -> tuple[predict_lib.Predictor, bool]:
+  """The network, and whether the source is a volume, to be predicted block by block."""
+  predictor = loading.load_predictor(config, folder)
+  _, volume = predict_lib.open_input(predictor, source)
+  by_blocks, options = block_job.is_volume(predictor, volume), config.predict
+  if not by_blocks and (volumes_only or options.block or options.roi or options.mask):
+    raise ConfigError(
+      f'{source}: is no volume; --part, --dry_run and predict.block, roi and mask are for volumes'
+    )
+  return predictor, by_blocks
 
 
 def fuse(
@@ -248,7 +261,7 @@ def report(config: config_lib.Config, folder: Path, *, command: str | None = Non
   """
   from emseg_jax.report import html
 
-  worst, best = _report_cases(config, folder)
+  worst, best = report_cases.worst_and_best(config, folder)
   return html.write_report(
     folder,
     worst=worst,
@@ -256,49 +269,4 @@ def report(config: config_lib.Config, folder: Path, *, command: str | None = Non
     versions=experiment.versions(),
     colours=config.task.colours,
     command=command,
-  )
-
-
-def _report_cases(config: config_lib.Config, folder: Path) -> tuple[list[Case], list[Case]]:
-  """The worst and the best images of the last evaluation, with their pictures."""
-  name = next(
-    (s for s in ('test', 'validation') if (folder / 'evaluation' / f'{s}.json').is_file()), None
-  )
-  sources = getattr(config.data, name) if name else ()
-  if not sources:
-    return [], []
-  images = json.loads((folder / 'evaluation' / f'{name}.json').read_text())['images']
-  data = pairs.open_split(sources, task=config.task, data=config.data)
-  if any(i['index'] >= len(data) for i in images):
-    raise DataError(f'data.{name}: has fewer sections than were scored; run --mode=evaluate again')
-  # Without a mean IoU there was nothing to find, and nothing was found: no image is better.
-  ranked = sorted(images, key=lambda image: 1.0 if image['miou'] is None else image['miou'])
-  count = min(config.run.report_cases, (len(ranked) + 1) // 2)
-  worst, best = ranked[:count], ranked[count:][::-1][:count]
-  chosen = worst, best
-  return tuple([_case(config, folder, name, data, i) for i in images] for images in chosen)
-
-
-def _case(
-  config: config_lib.Config, folder: Path, split: str, data: pairs.Split, image: dict[str, Any]
-) -> Case:
-  from PIL import Image
-
-  index = image['index']
-  path = evaluation_lib.class_map_path(folder, split, index)
-  if not path.is_file():
-    raise DataError(
-      f'{path}: the class map of {image["name"]} is missing; run --mode=evaluate again'
-    )
-  label = data.label(index)
-  if config.task.affinities:
-    label = instance_evaluation.label_map(label, config.task)
-  return Case(
-    name=image['name'],
-    accuracy=image['accuracy'],
-    miou=image['miou'],
-    image=data.image(index),
-    label=label,
-    weight=(label != pairs.IGNORED).astype(np.float32),
-    prediction=np.asarray(Image.open(path)),
   )

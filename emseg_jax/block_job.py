@@ -209,7 +209,7 @@ def _fingerprint(predictor: Predictor) -> dict[str, Any]:
   }
 
 
-def describe(predictor: Predictor, source: str | Path, output: Path) -> str:
+def describe(predictor: Predictor, source: str | Path, output: Path) -> dict[str, str]:
   """What a prediction would do, and about how long it would take; writes nothing.
 
   Raises:
@@ -227,17 +227,15 @@ def describe(predictor: Predictor, source: str | Path, output: Path) -> str:
   seconds = batches * (time.perf_counter() - began)
   voxels = math.prod(plan.shape)
   held = math.prod(plan.extent)
-  return '\n'.join(
-    (
-      f'output      {format_size(plan.shape)}, {voxels / 1e9:.4g} Gvoxel, {job.targets[0][1]}',
-      f'blocks      {len(plan)} of {format_size(plan.block)}',
-      f'tiles       {tiles} of {format_size(plan.tile)}, {plan.effort:.2f} times the fewest',
-      f'memory      {held * classes * 8 / 1e9:.3g} GB for the probabilities of a block, '
-      f'{held * predictor.channels * 8 / 1e9:.3g} GB for the image of two',
-      f'time        about {datetime.timedelta(seconds=round(seconds))}, '
-      f'{voxels / seconds / 1e6:.3g} Mvoxel/s',
-    )
-  )
+  return {
+    'output': f'{format_size(plan.shape)}, {voxels / 1e9:.4g} Gvoxel, {job.targets[0][1]}',
+    'blocks': f'{len(plan)} of {format_size(plan.block)}',
+    'tiles': f'{tiles} of {format_size(plan.tile)}, {plan.effort:.2f} times the fewest',
+    'memory': f'{held * classes * 8 / 1e9:.3g} GB for the probabilities of a block, '
+    f'{held * predictor.channels * 8 / 1e9:.3g} GB for the image of two',
+    'time': f'about {datetime.timedelta(seconds=round(seconds))}, '
+    f'{voxels / seconds / 1e6:.3g} Mvoxel/s',
+  }
 
 
 def format_size(shape: Sequence[int]) -> str:

@@ -62,8 +62,10 @@ FLAGS
   --what=data     measure reading data instead of the network (benchmark)
   --partial       take fewer or smaller images than were published (prepare)
   --port=N        of --mode=view; without it a free one
-  --forms=A,B     what export writes for other programs: stablehlo (default), onnx, bioimageio; the
-                  latter two need the extra onnx
+  --forms=A,B     what export writes beside the parameters: stablehlo (default), onnx, bioimageio
+                  for other programs, of which the latter two need the extra onnx; bf16, int8:
+                  the parameters in fewer bits, and what that costs in mIoU
+  --unscored     do not score these
   --authors=A,B   of an exported model
   --title=TEXT    name of an exported model
   --licence=ID    of the parameters of an exported model, best an SPDX identifier
@@ -76,7 +78,9 @@ FLAGS
                   how many they are
   --process_id=I  which of them this is, from 0
   --extend        allow a larger train.steps than the run had, or go on after early stopping
-  --help          this text;  --helpfull: and every field of the configuration
+  --quiet         on stderr only warnings and errors
+  --json          on stdout the result as one JSON document; see docs/scripts.md
+  --help          this text;  --mode=M --help: that mode;  --helpfull: every field, too
 
 OVERRIDES
   --config.optim.learning_rate=0.02   --config.model.options.width=0.5
@@ -88,7 +92,7 @@ NETWORKS
 
 EXIT CODES
   0 done   2 bad input   3 the loss stopped being finite   75 stopped and saved: start it again
-  130 interrupted, nothing saved
+  130 ended by Ctrl-C, 143 by SIGTERM, nothing saved   141 stdout was closed early
 """
 
 SOURCES = """

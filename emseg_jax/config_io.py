@@ -48,6 +48,7 @@ FREE_FIELDS = (
   'predict.batch_size',
   'predict.block',
   'predict.mask',
+  'predict.params',
   'predict.probabilities',
   'predict.roi',
   'run',

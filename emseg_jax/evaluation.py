@@ -22,7 +22,7 @@ from emseg_jax.data import blocks, pairs
 from emseg_jax.data import labels as labels_lib
 from emseg_jax.errors import DataError, OutputError
 from emseg_jax.metrics.details import Details
-from emseg_jax.predict import Predictor, label_values
+from emseg_jax.predict import Predictor, file_values, label_values
 
 __all__ = [
   'Evaluation',
@@ -167,6 +167,8 @@ def score_files(
   )
   source = config_lib.Source(images=str(predictions), labels=str(labels))
   split = pairs.open_split([source], task=task, data=data, palette='index')
+  # A class or mask that no label has may be predicted: as the value that `predict` writes.
+  written = {int(value): index for index, value in enumerate(file_values(config))}
   collector = metrics.Collector(config.eval.metrics, task.classes)
   counted = Details(task.classes, multilabel=task.multilabel)
 
@@ -175,7 +177,7 @@ def score_files(
       prediction = labels_lib.map_labels(
         split.image(index),
         num_classes=len(task.values),
-        label_mapping=mapping,
+        label_mapping={**written, **(mapping or {})},
         ignore_value=None,
         other=config.data.labels.other,
         name=f'{predictions}, {section.name}',

@@ -21,7 +21,6 @@ from emseg_jax.errors import ConfigError
 __all__ = [
   'Experiment',
   'check_tile',
-  'describe_start',
   'equal_counts',
   'make_model',
   'set_up',
@@ -66,7 +65,7 @@ class Experiment:
     """The state before the first step, created on the devices; the encoder from its file, if any.
 
     Raises:
-      ConfigError, DataError: see `describe_start`.
+      ConfigError, DataError: see `pretrained.load_pretrained`.
     """
     shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
     state = jax.jit(self._create, out_shardings=shardings)()
@@ -91,6 +90,10 @@ def _create(
     shape=(2, *config.data.patch, config.data.input_channels),
     ema=config.optim.ema is not None,
   )
+
+
+def _make_optimizer(config: config_lib.Config) -> optax.GradientTransformation:
+  return optim.make_optimizer(config.optim, steps=config.train.steps, freeze=config.model.freeze)
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -167,8 +170,12 @@ def validate(config: config_lib.Config) -> list[str]:
       f'config.predict.tile={tile}: needs as many axes as data.patch={config.data.patch}'
     )
   _validate_prediction(config, model)
-  optimizer = optim.make_optimizer(config.optim, steps=config.train.steps)
-  if config.optim.groups or config.optim.decay_on != config_lib.Optim().decay_on:
+  optimizer = _make_optimizer(config)
+  if (
+    config.model.freeze
+    or config.optim.groups
+    or config.optim.decay_on != config_lib.Optim().decay_on
+  ):
     jax.eval_shape(lambda: _create(config, model, optimizer))  # patterns have to match something
   remarks = []
   sizes = {'data.patch': config.data.patch, 'predict.tile': config.predict.tile}
@@ -273,21 +280,6 @@ def equal_counts(task: config_lib.Task) -> np.ndarray:
   return np.ones((classes, 2) if task.multilabel else classes, np.float32)
 
 
-def describe_start(config: config_lib.Config) -> str:
-  """The table of what model.init_from puts where; touches no device.
-
-  Raises:
-    ConfigError: the network has no encoder that could start from the file.
-    DataError: the file cannot be read, or has too few or too many tensors.
-  """
-  model = make_model(config, dtype=jnp.dtype('float32'))
-  image = jax.ShapeDtypeStruct((2, *config.data.patch, config.data.input_channels), jnp.float32)
-  keys = {'params': jax.random.key(0), 'dropout': jax.random.key(0)}
-  variables = jax.eval_shape(lambda x: model.init(keys, x, train=True), image)
-  _, rows = pretrained.load_pretrained(variables, config.model.init_from)
-  return pretrained.format_table(rows)
-
-
 def set_up(config: config_lib.Config, *, batch_size: int | None = None) -> Experiment:
   """Builds mesh, network and optimiser.
 
@@ -305,7 +297,7 @@ def set_up(config: config_lib.Config, *, batch_size: int | None = None) -> Exper
     mesh=sharding.make_mesh(config.mesh, batch_size=batch_size),
     model=model,
     schedule=optim.make_schedule(config.optim, steps=config.train.steps),
-    optimizer=optim.make_optimizer(config.optim, steps=config.train.steps),
+    optimizer=_make_optimizer(config),
   )
 
 

@@ -10,6 +10,7 @@ from emseg_jax import bundle, experiment, sharding, workdir
 from emseg_jax import config as config_lib
 from emseg_jax.checkpoint import Checkpoints, Meta
 from emseg_jax.data import normalise
+from emseg_jax.errors import ConfigError
 from emseg_jax.predict import Predictor
 from emseg_jax.train_state import TrainState
 
@@ -44,6 +45,11 @@ def _restore(
 ) -> tuple[TrainState, Meta]:
   if bundle.is_bundle(folder):
     return _read_bundle(config, setup, folder)
+  if config.predict.params != 'float32':
+    raise ConfigError(
+      f'config.predict.params={config.predict.params}: {folder} is a run, which has float32 only; '
+      'export it with --forms'
+    )
   workdir.check_same_network(config, workdir.read_config(folder), folder)
   checkpoints = Checkpoints(folder / 'checkpoints', keep=config.train.keep, read_only=True)
   with contextlib.closing(checkpoints):
@@ -56,7 +62,7 @@ def _read_bundle(
   config: config_lib.Config, setup: experiment.Experiment, folder: Path
 ) -> tuple[TrainState, Meta]:
   """State and meta data as far as prediction needs them."""
-  found = bundle.read_bundle(folder)
+  found = bundle.read_bundle(folder, params=config.predict.params)
   workdir.check_same_network(config, found.config, folder)
   # On the devices once, not with every batch of tiles.
   variables = jax.device_put(found.variables, sharding.replicated(setup.mesh))

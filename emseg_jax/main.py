@@ -4,8 +4,8 @@ python -m emseg_jax.main --config=CONFIG --workdir=DIR [--mode=MODE]
 [--config.SECTION.FIELD=VALUE ...] [RUN ...]
 """
 
-import contextlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +13,11 @@ from pathlib import Path
 from absl import flags
 from absl import logging as absl_logging
 
-from emseg_jax import command_help, config_io, modes
+from emseg_jax import command_help, config_io, mode_help, modes
+from emseg_jax.call import Call
 from emseg_jax.config import Config
 from emseg_jax.errors import ConfigError, EmsegError
-from emseg_jax.interrupt import catch_signals
+from emseg_jax.interrupt import Terminated, catch_signals, end_cleanly
 
 __all__ = ['main', 'run']
 
@@ -47,6 +48,7 @@ def _define_flags() -> flags.FlagValues:
   text('title', 'name of an exported model')
   text('authors', 'of an exported model, separated by commas')
   flags.DEFINE_string('forms', 'stablehlo', 'what export writes beside', flag_values=values)
+  flags.DEFINE_bool('unscored', False, 'bf16 and int8 unmeasured', flag_values=values)
   text('licence', 'of the parameters of an exported model, an SPDX identifier')
   text('roi', 'box to predict: z0:z1,y0:y1,x0:x1')
   text('part', 'i/n: predict the i-th of n shares of a volume, from 0')
@@ -54,6 +56,8 @@ def _define_flags() -> flags.FlagValues:
   for name, meaning in (('num_processes', 'how many'), ('process_id', 'which of them, from 0')):
     flags.DEFINE_integer(name, None, meaning, flag_values=values)
   flags.DEFINE_bool('dry_run', False, 'only say what predict would do', flag_values=values)
+  flags.DEFINE_bool('quiet', False, 'warnings and errors only', flag_values=values)
+  flags.DEFINE_bool('json', False, 'the result as JSON on stdout', flag_values=values)
   flags.DEFINE_bool('extend', False, 'allow more train.steps than before', flag_values=values)
   return values
 
@@ -61,31 +65,49 @@ def _define_flags() -> flags.FlagValues:
 def main(argv: Sequence[str]) -> int:
   """Runs one mode and returns the exit code.
 
-  0 done, 2 bad input, 3 training failed, 75 stopped and saved, 130 interrupted.
+  0 done, 2 bad input, 3 training failed, 75 stopped and saved, 130 interrupted, 143 terminated.
 
   Args:
     argv: as sys.argv, the program's name first.
   """
   if any(a in ('-h', '--help', '-help', '--helpfull', 'help') for a in argv[1:]):
-    print(command_help.text(fields='--helpfull' in argv))
+    mode = _mode_of(argv)
+    full = '--helpfull' in argv
+    known = mode in mode_help.MODES and not full
+    print(mode_help.text(mode) if known else command_help.text(fields=full), flush=True)
     return 0
-  _log_to_stderr()
+  handler = _log_to_stderr()
   try:
     values, overrides, runs = _parse(argv)
+    if values.quiet:  # log.txt of a run has everything
+      handler.setLevel(logging.WARNING)
     modes.check_needed(values, runs)
     config = _load_config(values, overrides)
     command = ' '.join(['python -m emseg_jax.main', *argv[1:]])
-    # Other modes end at the first Ctrl-C.
-    catching = catch_signals() if values.mode in modes.STOP_AND_SAVE else contextlib.nullcontext()
-    with catching as stop:
-      modes.MODES[values.mode](modes.Call(values, config, overrides, runs, stop, command))
+    # Other modes end at the first signal.
+    with catch_signals() if values.mode in modes.STOP_AND_SAVE else end_cleanly() as stop:
+      found = modes.MODES[values.mode](Call(values, config, overrides, runs, stop, command))
+    if found is not None:
+      found.show(as_json=values.json)
   except EmsegError as error:
     LOGGER.error('%s: %s', type(error).__name__, error)
     return error.exit_code
   except KeyboardInterrupt:
     LOGGER.error('Interrupted.')
     return 130  # as shells say it
+  except Terminated:
+    LOGGER.error('Terminated.')
+    return 143
   return 0
+
+
+def _mode_of(argv: Sequence[str]) -> str | None:
+  """What --mode says, if anything."""
+  for i, argument in enumerate(argv):
+    name, equals, value = argument.lstrip('-').partition('=')
+    if name == 'mode' and argument.startswith('-'):
+      return value if equals else ' '.join(argv[i + 1 : i + 2])
+  return None
 
 
 def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str], list[Path]]:
@@ -131,7 +153,7 @@ def _load_config(values: flags.FlagValues, overrides: Sequence[str]) -> Config:
   return config if values.mode in TAKE_RUNS else config_io.apply_overrides(config, overrides)
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr() -> logging.Handler:
   """Our own messages as plain lines; libraries only when something is wrong."""
   handler = logging.StreamHandler(sys.stderr)
   handler.setFormatter(logging.Formatter('%(message)s'))
@@ -139,12 +161,19 @@ def _log_to_stderr() -> None:
   LOGGER.setLevel(logging.INFO)
   LOGGER.propagate = False
   absl_logging.set_verbosity(absl_logging.ERROR)
+  return handler
 
 
 def run() -> None:
   """Entry point of `python -m emseg_jax.main` and of the `emseg_jax` command."""
   flags.FLAGS(['emseg_jax'])  # libraries that read absl's global flags need them parsed
-  sys.exit(main(sys.argv))
+  try:
+    code = main(sys.argv)
+    sys.stdout.flush()
+  except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
+    code = 141  # as of programs that SIGPIPE ends
+  sys.exit(code)
 
 
 if __name__ == '__main__':

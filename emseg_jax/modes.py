@@ -1,4 +1,5 @@
-"""What each --mode does with the flags: devices, then one function of `api` or its like.
+"""What each --mode does with the flags: devices, then one function of `api` or its like. What it
+found out comes back as an `Outcome`, of several processes that of the first one only.
 
 Modules that start JAX are imported inside the modes, when the environment is set; those that need
 no device never do.
@@ -10,47 +11,20 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from emseg_jax import config_io, processes
+from emseg_jax import config_io, outcome, processes, tool_modes
+from emseg_jax.call import Call, configs_of_runs, explain_auto
 from emseg_jax.config import Config
 from emseg_jax.devices import prepare_devices
-from emseg_jax.errors import ConfigError, DataError
-from emseg_jax.interrupt import StopFlag
+from emseg_jax.errors import ConfigError, EmsegError
+from emseg_jax.outcome import Outcome
 
 __all__ = ['MODES', 'STOP_AND_SAVE', 'Call', 'check_needed']
 
 LOGGER = logging.getLogger('emseg_jax')
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-  """One use of the command line.
-
-  Attributes:
-    flags: all but the configuration.
-    config: overrides applied; the defaults for modes that need none.
-    overrides: for modes that read the configurations of several runs.
-    runs: work directories behind the flags.
-    stop: set when the user wants to end; None for modes that just end.
-    command: as typed, for the report.
-  """
-
-  flags: flags.FlagValues
-  config: Config
-  overrides: Sequence[str]
-  runs: Sequence[Path]
-  stop: StopFlag | None
-  command: str
-
-  @property
-  def workdir(self) -> Path:
-    return Path(self.flags.workdir)
-
-  @property
-  def output(self) -> Path | None:
-    return Path(self.flags.output) if self.flags.output else None
 
 
 def check_needed(values: flags.FlagValues, runs: Sequence[Path]) -> None:
@@ -66,52 +40,78 @@ def check_needed(values: flags.FlagValues, runs: Sequence[Path]) -> None:
   for name in needed:
     if not getattr(values, name):
       raise ConfigError(f'--mode={mode}: needs --{name}')
+  if mode == 'view' and values.json:
+    raise ConfigError('--json: --mode=view serves until it is stopped, it has no result')
   if mode in ('fuse', 'compare') and not runs:
     raise ConfigError(f'--mode={mode}: needs work directories behind the flags')
 
 
-def _train(call: Call) -> None:
+def _train(call: Call) -> Outcome | None:
   prepare_devices(call.config, _group(call))
   from emseg_jax import api
 
-  _explain_auto(call, LOGGER.info)
-  api.train(
+  if found := explain_auto(call):
+    LOGGER.info('%s', found)
+  result = api.train(
     call.config,
     call.workdir,
     extend=call.flags.extend,
     should_stop=call.stop,
     command=call.command,
   )
+  if not processes.is_first():
+    return None
+  splits = [s for s in ('validation', 'test') if getattr(call.config.data, s)]
+  scores = {split: _evaluation(call.workdir, split)['scores'] for split in splits}
+  return Outcome({'workdir': call.workdir, **dataclasses.asdict(result), 'scores': scores})
 
 
-def _evaluate(call: Call) -> None:
+def _evaluation(folder: Path, split: str) -> dict[str, Any]:
+  """What an evaluation wrote."""
+  return json.loads((folder / 'evaluation' / f'{split}.json').read_text(encoding='utf-8'))
+
+
+def _evaluate(call: Call) -> Outcome | None:
   if call.flags.input:
     prepare_devices(call.config)
-    from emseg_jax import api
+    from emseg_jax import api, instance_evaluation
 
-    api.score(call.config, call.flags.input, call.flags.labels, output=call.output)
-    return
+    result = api.score(call.config, call.flags.input, call.flags.labels, output=call.output)
+    text = instance_evaluation.format_evaluation(result)
+    return Outcome(result.to_json(step=None, split=call.flags.input), text)
   prepare_devices(call.config, _group(call))
+  from emseg_jax import api, instance_evaluation
+
+  result = api.evaluate(call.config, call.workdir, should_stop=call.stop)
+  if not processes.is_first():
+    return None
+  if call.config.run.report:
+    _write_report_again(call)
+  record = _evaluation(call.workdir, call.config.eval.split)
+  return Outcome(record, instance_evaluation.format_evaluation(result))
+
+
+def _write_report_again(call: Call) -> None:
+  """So that it shows the new scores; they are written even if, say, images have moved away."""
   from emseg_jax import api
 
-  api.evaluate(call.config, call.workdir, should_stop=call.stop)
+  try:
+    LOGGER.info('Report: %s', api.report(call.config, call.workdir, command=None))
+  except EmsegError as error:
+    LOGGER.warning('The scores are written, but the report is not: %s', error)
 
 
-def _predict(call: Call) -> None:
+def _predict(call: Call) -> Outcome:
   # Several processes do not predict together: each takes a share of the volume.
   part = _part(call.flags.part) or processes.share(_group(call))
   prepare_devices(call.config)
   from emseg_jax import api
 
-  api.predict(
-    call.config,
-    call.workdir,
-    call.flags.input,
-    call.output,
-    part=part,
-    dry_run=call.flags.dry_run,
-    should_stop=call.stop,
-  )
+  given = (call.config, call.workdir, call.flags.input, call.output)
+  if call.flags.dry_run:
+    plan = api.plan(*given)
+    return Outcome({'plan': plan}, '\n'.join(f'{key:12}{text}' for key, text in plan.items()))
+  return Outcome({'written': api.predict(*given, part=part, should_stop=call.stop)})
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
@@ -124,50 +124,18 @@ def _part(text: str | None) -> tuple[int, int] | None:
   return int(found[1]), int(found[2])
 
 
-def _postprocess(call: Call) -> None:
-  from emseg_jax import postprocess
-  from emseg_jax.postprocess import affinities
-
-  source, task, maps = call.flags.input, call.config.task, None
-  if task.affinities:
-    maps = affinities.map_paths(source, dict(zip(task.offsets, task.offset_names, strict=True)))
-  result = postprocess.postprocess(
-    source, call.output, call.config.postprocess, maps=maps, should_stop=call.stop
-  )
-  if result.table is not None:
-    LOGGER.info('%d objects, %s', result.count, result.table)
-  LOGGER.info('-> %s', result.path)
-
-
-def _view(call: Call) -> None:
-  from emseg_jax import view
-
-  affinities = call.config.task.affinities  # whose labels are numbers, no classes
-  layers = {} if call.flags.labels is None else {'labels': call.flags.labels}
-  for path in call.runs:  # further volumes behind the flags
-    name = path.name
-    while name in layers or name == 'image':
-      name += '_'
-    layers[name] = str(path)
-  view.view(
-    call.flags.input,
-    layers,
-    port=call.flags.port,
-    should_stop=call.stop,
-    legend=view.legend(call.config) if call.flags.workdir and not affinities else None,
-    reading=call.config.predict.reading,
-  )
-
-
-def _export(call: Call) -> None:
+def _export(call: Call) -> Outcome:
   prepare_devices(call.config)
   from emseg_jax.export import run
 
   values = call.flags
-  forms = run.forms_named(_listed(values.forms), authors=_listed(values.authors))
-  run.export_run(
+  forms = run.forms_named(
+    _listed(values.forms), authors=_listed(values.authors), measure=not values.unscored
+  )
+  bundle = run.export_run(
     call.config, call.workdir, call.output, title=values.title, licence=values.licence, forms=forms
   )
+  return Outcome({'written': call.output, 'forms': bundle.record.forms})
 
 
 def _listed(text: str | None) -> list[str]:
@@ -175,61 +143,17 @@ def _listed(text: str | None) -> list[str]:
   return [part.strip() for part in (text or '').split(',') if part.strip()]
 
 
-def _report(call: Call) -> None:
+def _report(call: Call) -> Outcome:
   prepare_devices(call.config)
   from emseg_jax import api
 
-  LOGGER.info('-> %s', api.report(call.config, call.workdir, command=None))
+  path = api.report(call.config, call.workdir, command=None)
+  LOGGER.info('-> %s', path)
+  return Outcome({'written': path})
 
 
-def _check(call: Call) -> None:
-  """Prints the data doctor's findings; raises if training could not go well."""
-  from emseg_jax import check
-
-  _explain_auto(call, print)
-  report = check.check(call.config)
-  print(check.format_report(report))
-  if call.output:
-    check.write(report, call.config, call.output)
-  if not report.ok:
-    raise DataError('the data are not ready to train on; see the errors above')
-
-
-def _explain_auto(call: Call, say: Callable[[str], None]) -> None:
-  """What was found in the folder, if the configuration was made from one."""
-  if call.flags.config and call.flags.config.split(':')[0] in ('auto', 'configs/auto.py'):
-    from emseg_jax import auto
-
-    say(auto.explain(call.config))
-
-
-def _prepare(call: Call) -> None:
-  """Builds the data sets that the configuration reads."""
-  from emseg_jax import prepare
-
-  reports = prepare.prepare_config(
-    call.config,
-    source=Path(call.flags.input) if call.flags.input else None,
-    output=call.output,
-    partial=call.flags.partial,
-    should_stop=call.stop,
-  )
-  for report in reports:
-    print(prepare.format_report(report))
-
-
-def _models(call: Call) -> None:
-  """Prints the table of networks; --output writes it as Markdown."""
-  from emseg_jax import zoo
-
-  table = zoo.rows()
-  print(zoo.format_text(table))
-  if call.output:
-    config_io.write_text(call.output, zoo.format_markdown(table))
-
-
-def _benchmark(call: Call) -> None:
-  """Prints how fast the configuration runs here; --output writes it as JSON.
+def _benchmark(call: Call) -> Outcome:
+  """How fast the configuration runs here; --output writes it as JSON.
 
   With --what=data, how fast training data are read; --output writes it as Markdown.
   """
@@ -239,55 +163,48 @@ def _benchmark(call: Call) -> None:
     rows = data_benchmark.benchmark_data(
       report=lambda row: LOGGER.info(data_benchmark.format_text([row]).splitlines()[1])
     )
+    record = {'rows': [row.to_json() for row in rows]}
     text, written = data_benchmark.format_text(rows), data_benchmark.format_markdown(rows)
   else:
     prepare_devices(call.config)
     from emseg_jax import benchmark
 
     result = benchmark.benchmark(call.config)
-    text = benchmark.format_text(result)
-    written = json.dumps(result.to_json(), indent=2) + '\n'
-  print(text)
+    text, record = benchmark.format_text(result), result.to_json()
+    written = outcome.to_json(record) + '\n'
   if call.output:
     config_io.write_text(call.output, written)
+  return Outcome(record, text)
 
 
-def _configs(call: Call) -> list[Config]:
-  """Of the runs behind the flags, the overrides applied to each."""
-  from emseg_jax import workdir
-
-  return [config_io.apply_overrides(workdir.read_config(r), call.overrides) for r in call.runs]
-
-
-def _compare(call: Call) -> None:
-  configs = _configs(call)
-  from emseg_jax.report import compare
-
-  print(compare.write_comparison(call.runs, configs, call.output))
-
-
-def _fuse(call: Call) -> None:
-  configs = _configs(call)
+def _fuse(call: Call) -> Outcome:
+  configs = configs_of_runs(call)
   prepare_devices(configs[0])
   from emseg_jax import api
 
-  api.fuse(configs, call.runs, call.flags.input, call.output, should_stop=call.stop)
+  path = api.fuse(configs, call.runs, call.flags.input, call.output, should_stop=call.stop)
+  return Outcome({'written': path, 'values': _fused(configs)})
 
 
-MODES: Mapping[str, Callable[[Call], None]] = {
+def _fused(configs: Sequence[Config]) -> dict[int, str]:
+  """Value in the map -> structure."""
+  return {value: config.task.classes[1] for value, config in enumerate(configs, start=1)}
+
+
+MODES: Mapping[str, Callable[[Call], Outcome | None]] = {
   'train': _train,
   'evaluate': _evaluate,
   'predict': _predict,
-  'postprocess': _postprocess,
-  'check': _check,
-  'view': _view,
+  'postprocess': tool_modes.postprocess,
+  'check': tool_modes.check,
+  'view': tool_modes.view,
   'export': _export,
   'report': _report,
-  'models': _models,
+  'models': tool_modes.models,
   'benchmark': _benchmark,
-  'prepare': _prepare,
+  'prepare': tool_modes.prepare,
   'fuse': _fuse,
-  'compare': _compare,
+  'compare': tool_modes.compare,
 }
 # They ask `Call.stop`, and end with nothing half-written.
 STOP_AND_SAVE = ('train', 'evaluate', 'predict', 'postprocess', 'prepare', 'fuse', 'view')

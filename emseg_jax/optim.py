@@ -6,13 +6,14 @@ Regular expressions are searched for (`re.search`) in the paths of parameters, '
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from emseg_jax import config as config_lib
+from emseg_jax import freezing
 from emseg_jax.errors import ConfigError
 
 __all__ = ['decay_mask', 'group_factors', 'make_optimizer', 'make_schedule']
@@ -80,7 +81,9 @@ def _main_schedule(options: config_lib.Optim, *, updates: int) -> optax.Schedule
   return step
 
 
-def make_optimizer(options: config_lib.Optim, *, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+  options: config_lib.Optim, *, steps: int, freeze: Sequence[str] = ()
+) -> optax.GradientTransformation:
   """Clipping, coupled decay, rule, decoupled decay, group factors and learning rate, in this order.
 
   With g the mean gradient of `accumulate` batches, clipped to a global norm of `clip_norm`, λ the
@@ -96,6 +99,8 @@ def make_optimizer(options: config_lib.Optim, *, steps: int) -> optax.GradientTr
   Args:
     options: the section of the configuration.
     steps: batches of the run.
+    freeze: patterns of modules, see `freezing`; their gradients, which are 0, pass as they are, and
+      the optimiser keeps no state for them.
 
   Raises:
     ConfigError: see `make_schedule`; or a regular expression is not one. Its `init` raises it where
@@ -124,9 +129,16 @@ def make_optimizer(options: config_lib.Optim, *, steps: int) -> optax.GradientTr
     parts.append(_scale_by_group(options.groups))
   parts.append(optax.scale_by_learning_rate(schedule))
   optimizer = optax.chain(*parts)
-  if options.accumulate == 1:
+  if options.accumulate > 1:
+    optimizer = optax.MultiSteps(optimizer, options.accumulate).gradient_transformation()
+  if not freeze:
     return optimizer
-  return optax.MultiSteps(optimizer, options.accumulate).gradient_transformation()
+
+  def learnt(params: optax.Params) -> optax.Params:
+    freezing.check(params, freeze)
+    return jax.tree.map(lambda frozen: not frozen, freezing.mask(params, freeze))
+
+  return optax.masked(optimizer, learnt)
 
 
 def _rule(options: config_lib.Optim) -> optax.GradientTransformation:

@@ -24,7 +24,7 @@ class Progress:
     self._batch_size = batch_size
     self._total = total
     self._bar: Any = None
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _is_quiet():
       from tqdm import tqdm
 
       self._bar = tqdm(total=total, initial=start, unit='step', dynamic_ncols=True)
@@ -79,6 +79,12 @@ class Progress:
   def close(self) -> None:
     if self._bar is not None:
       self._bar.close()
+
+
+def _is_quiet() -> bool:
+  """Whether messages are kept off the terminal, though a log file may have them."""
+  handlers = logging.getLogger('emseg_jax').handlers
+  return any(type(h) is logging.StreamHandler and h.level > logging.INFO for h in handlers)
 
 
 def _clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ Nothing global is changed, so it can be used where JAX is in use already.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,11 @@ StopFn = Callable[[], bool]
 
 
 def load(
-  path: str | Path, *, tile: Sequence[int] | None = None, batch_size: int | None = None
+  path: str | Path,
+  *,
+  tile: Sequence[int] | None = None,
+  batch_size: int | None = None,
+  params: Literal['float32', 'bf16', 'int8'] = 'float32',
 ) -> 'Segmenter':
   """Loads a trained network.
 
@@ -36,10 +40,14 @@ def load(
     tile: size (y, x) or (z, y, x) of what the network is given at once, voxels; None: as in
       training.
     batch_size: tiles per device call; None: as in training.
+    params: which parameters of an exported model: those in fewer bits are there if --forms of its
+      export named them.
 
   Raises:
-    BundleError, CheckpointError: the folder is damaged, or neither of both.
-    ConfigError: the tile has another number of axes than the network, or a number is below 1.
+    BundleError, CheckpointError: the folder is damaged, or neither of both, or has no such
+      parameters.
+    ConfigError: the tile has another number of axes than the network, or a number is below 1; or
+      the folder is a run, and `params` is not float32.
   """
   path = Path(path)
   if bundle.is_bundle(path):
@@ -50,14 +58,15 @@ def load(
     raise BundleError(
       f'{path}: is neither an exported model (no model.json) nor a run (no config.json)'
     )
-  return Segmenter(loading.load_predictor(_configured(config, tile, batch_size), path))
+  config = _configured(config, tile, batch_size, params)
+  return Segmenter(loading.load_predictor(config, path))
 
 
 def _configured(
-  config: config_lib.Config, tile: Sequence[int] | None, batch_size: int | None
+  config: config_lib.Config, tile: Sequence[int] | None, batch_size: int | None, params: str
 ) -> config_lib.Config:
   """For all devices here, which need not be those of the training."""
-  overrides = ['mesh.data=-1', 'mesh.space=1']
+  overrides = ['mesh.data=-1', 'mesh.space=1', f'predict.params={params}']
   if tile is not None:
     if len(tile) != len(config.data.patch):
       raise ConfigError(

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from emseg_jax import augment, losses, norm_statistics, sharding
+from emseg_jax import augment, freezing, losses, norm_statistics, sharding
 from emseg_jax import config as config_lib
 from emseg_jax.train_state import TrainState, seed_key
 
@@ -67,7 +67,7 @@ def make_train_step(
     options = {'loss': config.loss, 'class_counts': counts, **losses.label_options(config.task)}
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-      with norm_statistics.record_momenta() as momenta:
+      with norm_statistics.record_momenta() as momenta, freezing.evaluating(config.model.freeze):
         outputs, updates = model.apply(
           {'params': params, 'batch_stats': state.batch_stats},
           batch['image'],
@@ -81,30 +81,37 @@ def make_train_step(
       )
       return loss, (parts, batch_stats)
 
-    (loss, (parts, batch_stats)), grads = _gradient(loss_fn, state.params, mesh, config.mesh)
+    (loss, (parts, batch_stats)), grads = _gradient(loss_fn, state.params, mesh, config)
     metrics = {
       'loss': loss,
       **parts,
       'learning_rate': state.rate_scale * schedule(state.step // config.optim.accumulate),
       'grad_norm': optax.tree.norm(grads),
     }
-    return _update(state, grads, batch_stats, optimizer, config.optim), metrics
+    return _update(state, grads, batch_stats, optimizer, config), metrics
 
   return step_fn
 
 
 def _gradient(
-  loss_fn: Callable[[Any], tuple[jax.Array, Any]], params: Any, mesh: Mesh, options: config_lib.Mesh
+  loss_fn: Callable[[Any], tuple[jax.Array, Any]],
+  params: Any,
+  mesh: Mesh,
+  config: config_lib.Config,
 ) -> tuple[tuple[jax.Array, Any], Any]:
-  """((loss, more), gradient).
+  """((loss, more), gradient, which is 0 where parameters are frozen).
 
   Where parameters are split over the devices, the network needs the whole of them, but what follows
   from the gradient is again computed split. All of this is void where they are whole.
   """
   params = sharding.constrain(params, sharding.replicated(mesh))
-  value, grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+
+  def learning(params: Any) -> tuple[jax.Array, Any]:
+    return loss_fn(freezing.stop(params, config.model.freeze))
+
+  value, grads = jax.value_and_grad(learning, has_aux=True)(params)
   return value, sharding.constrain(
-    grads, sharding.state_shardings(grads, mesh, split=options.shard_state)
+    grads, sharding.state_shardings(grads, mesh, split=config.mesh.shard_state)
   )
 
 
@@ -113,17 +120,19 @@ def _update(
   grads: Any,
   batch_stats: Any,
   optimizer: optax.GradientTransformation,
-  options: config_lib.Optim,
+  config: config_lib.Config,
 ) -> TrainState:
   """The state after one more batch."""
+  options, freeze = config.optim, config.model.freeze
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   updates = jax.tree.map(lambda u: state.rate_scale * u, updates)
   params, step, ema = optax.apply_updates(state.params, updates), state.step + 1, {}
   if options.ema is not None:
     ema = _average(state.ema, params, step, options.accumulate, options.ema)
-  return state.replace(
-    step=step, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
-  )
+  changed = {'params': params, 'batch_stats': batch_stats, 'ema': ema}
+  if freeze:  # bit by bit: adding 0 or averaging equal numbers would round
+    changed = {n: freezing.keep(new, getattr(state, n), freeze) for n, new in changed.items()}
+  return state.replace(step=step, opt_state=opt_state, **changed)
 
 
 def _average(ema: Any, params: Any, step: jax.Array, accumulate: int, decay: float) -> Any:

@@ -1,25 +1,32 @@
 """The work directory of a run: its configuration, who may use it again, and where things lie.
 
-`config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `evaluation/`, `report.html`,
-`log.txt`.
+`config.json`, `version.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `evaluation/`,
+`report.html`, `log.txt`.
 """
 
 import contextlib
 import fcntl
+import json
 import logging
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 from emseg_jax import config_io
 from emseg_jax.config import Config
-from emseg_jax.errors import ConfigError, EmsegError, OutputError
+from emseg_jax.errors import CheckpointError, ConfigError, EmsegError, OutputError
 
-__all__ = ['check_same_network', 'claim', 'occupy', 'read_config']
+__all__ = ['LAYOUT', 'check_same_network', 'claim', 'occupy', 'read_config']
+
+# Of the files of a work directory; to be raised where an older package would misread them.
+LAYOUT = 1
+VERSION = 'version.json'
 
 # What a checkpoint's arrays depend on: evaluation and prediction may not change it.
 NETWORK_FIELDS = (
   'data.channels',
   'data.neighbours',
+  'model.freeze',
   'model.name',
   'model.options',
   'optim',
@@ -33,6 +40,7 @@ def read_config(workdir: Path) -> Config:
   """Reads the configuration of an existing run.
 
   Raises:
+    CheckpointError: it is of a newer package.
     ConfigError: there is none.
   """
   path = workdir / 'config.json'
@@ -40,7 +48,34 @@ def read_config(workdir: Path) -> Config:
     raise ConfigError(
       f'--workdir={workdir}: holds no run (no config.json); train one first, or give --config'
     )
+  _check_version(workdir)
   return config_io.from_json(path)
+
+
+def _check_version(workdir: Path) -> None:
+  """Refuses what a newer package wrote; a run without the file is of layout 1."""
+  path = workdir / VERSION
+  if not path.exists():
+    return
+  try:
+    record = json.loads(path.read_text(encoding='utf-8'))
+    layout, package = record['layout'], record['emseg_jax']
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(
+      f'{path}: cannot be read ({error}); remove it if the run is of this version'
+    ) from error
+  if type(layout) is not int or not 1 <= layout <= LAYOUT:
+    raise CheckpointError(
+      f'--workdir={workdir}: is a run of emseg_jax {package}, layout {layout}; this one '
+      f'({_own_version()}) reads up to layout {LAYOUT}: install a newer emseg_jax'
+    )
+
+
+def _own_version() -> str:
+  try:
+    return metadata.version('emseg_jax')
+  except metadata.PackageNotFoundError:
+    return 'checkout'
 
 
 def claim(workdir: Path, config: Config, *, extend: bool, write: bool = True) -> None:
@@ -53,10 +88,12 @@ def claim(workdir: Path, config: Config, *, extend: bool, write: bool = True) ->
     write: False only checks, as those of several processes do that write nothing.
 
   Raises:
-    ConfigError: the folder belongs to a run with another configuration.
+    CheckpointError: the folder holds a run of a newer package.
+    ConfigError: it belongs to a run with another configuration.
     OutputError: the folder cannot be written.
   """
   path = workdir / 'config.json'
+  _check_version(workdir)
   if path.is_file():
     old = config_io.from_json(path)
     if extend and config.train.steps >= old.train.steps:
@@ -72,6 +109,8 @@ def claim(workdir: Path, config: Config, *, extend: bool, write: bool = True) ->
       )
   if write:
     config_io.write_text(path, config_io.to_json(config))
+    about = {'layout': LAYOUT, 'emseg_jax': _own_version()}
+    config_io.write_text(workdir / VERSION, json.dumps(about) + '\n')
 
 
 def check_same_network(config: Config, trained: Config, folder: Path) -> None:

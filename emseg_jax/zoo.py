@@ -98,6 +98,10 @@ class Row:
   receptive_field: tuple[int, ...] | None
   divisor: tuple[int, ...]
 
+  def to_json(self) -> dict[str, Any]:
+    counted = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    return {**counted.pop('entry')._asdict(), **counted}
+
 
 def describe(entry: Entry, *, size: Sequence[int] | None = None) -> Row:
   """Counts one network.

@@ -23,11 +23,14 @@ def _short(monkeypatch):
 
 
 @pytest.mark.parametrize(('arguments', 'patch'), [(IMAGES, 2), (VOLUMES, 3)])
-def test_rates_follow_from_times_and_operations_from_the_network(tmp_path, arguments, patch):
+def test_rates_follow_from_times_and_operations_from_the_network(
+  tmp_path, capsys, arguments, patch
+):
   path = tmp_path / 'speed.json'
   width = '--config.model.options={"width":0.0625}'
-  assert run_main(*arguments, width, f'--output={path}') == 0
+  assert run_main(*arguments, width, f'--output={path}', '--json') == 0
   result = json.loads(path.read_text())
+  assert json.loads(capsys.readouterr().out) == result
   assert len(result['patch']) == patch
   for name, passes in (('train', 3), ('predict', 1)):
     timing = result[name]

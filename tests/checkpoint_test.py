@@ -106,6 +106,9 @@ def _damage(path: Path, kind: str, rng: np.random.Generator) -> bool:
   return True
 
 
+# Where one array cannot be read, orbax's event loop ends before the reads of the others do; what
+# these want to tell it then cannot be raised anywhere. It is out of our reach, and does no harm.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('kind', ['truncate', 'delete', 'flip'])
 def test_damage_to_any_file_falls_back_to_the_checkpoint_before(tmp_path, kind, caplog):
   """Each kind of file in turn. A harmless change may leave step 2 usable, but then its bits are

@@ -127,3 +127,26 @@ def test_the_argument_of_a_configuration_file_sets_values_and_switches():
 def test_an_unknown_argument_of_a_configuration_file_is_answered_with_the_known_ones(arg):
   with pytest.raises(ConfigError, match=r'not one of: root=\.\.\., cpu'):
     config.parse_arg(arg, root='data', cpu=False)
+
+
+@pytest.mark.parametrize(
+  ('section', 'values'),
+  [
+    (Train, {'steps': True}),
+    (Optim, {'learning_rate': True}),
+    (Data, {'patch': (True, 64)}),
+    (Data, {'label_mapping': {0: True}}),
+    (Loss, {'aux_weight': {'x': False}}),
+    (Task, {'classes': (True, False)}),
+    (Config, {'train': {'steps': True}}),
+    (Config, {'loss': {'terms': {'ce': {'weight': True}}}}),
+  ],
+)
+def test_true_and_false_are_no_numbers(section, values):
+  with pytest.raises(pydantic.ValidationError, match='not true or false'):
+    section(**values)
+
+
+def test_true_and_false_are_taken_where_they_are_meant():
+  assert Config(run={'report': False}, model={'options': {'a': True}}).run.report is False
+  assert config.Reading(signed=True).signed

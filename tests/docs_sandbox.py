@@ -32,6 +32,7 @@ STAND_INS = {
   ),
   'NAME': 'casser_unet',
   'OPTIONS': '{}',
+  'down[1-4]': '(down[1-4]|conv1)',  # of a U-Net, and of the small network
   'RUN RUN ...': 'runs/seed0 runs/seed1',
 }
 SMALL = [

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import support
 import tifffile
+from PIL import Image
 from volume_support import Stand
 
 from emseg_jax import config as config_lib
-from emseg_jax import errors, evaluation
+from emseg_jax import errors, evaluation, predict
 from emseg_jax.data import normalise, pairs
 
 TASK = config_lib.Task(classes=('background', 'square'))
@@ -176,7 +177,7 @@ def test_files_made_elsewhere_are_scored_through_the_command_line(tmp_path, caps
   assert record['objects']['per_class']['square'] == {'objects': [4], 'found': [4]}
   # Squares: 16 rows x 48 columns right, 16 x 64 too many: 768 / 1792.
   assert record['scores']['per_class']['square']['iou'] == pytest.approx(768 / 1792)
-  assert 'square' in capsys.readouterr().err
+  assert 'square' in capsys.readouterr().out
 
 
 def test_a_prediction_with_a_value_outside_the_mapping_is_named(tmp_path, capsys):
@@ -191,3 +192,20 @@ def test_a_prediction_with_a_value_outside_the_mapping_is_named(tmp_path, capsys
   assert code == 2
   assert 'guess.tif' in (said := capsys.readouterr().err)
   assert 'label value 3' in said
+
+
+def test_a_mask_that_no_label_has_is_read_back_as_the_value_that_was_written(tmp_path):
+  task = config_lib.Task(classes=('mito', 'er'), activation='multilabel')
+  data = config_lib.Data(label_mapping={0: 0, 10: 1, 20: 2})  # none for both at once
+  config = config_lib.Config(task=task, data=data)
+  values = predict.file_values(config)
+  assert values.tolist() == [0, 10, 20, 1]
+  label = np.array([[0, 10, 20, 20]], np.uint8)
+  for name, array in (('guess', values[[[0, 1, 2, 3]]]), ('label', label)):
+    Image.fromarray(array).save(tmp_path / f'{name}.png')
+  found = evaluation.score_files(tmp_path / 'guess.png', tmp_path / 'label.png', config=config)
+  # Rows are labels: one pixel of `er` was taken for both.
+  assert found.confusion.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
+  Image.fromarray(np.full((1, 4), 2, np.uint8)).save(tmp_path / 'guess.png')
+  with pytest.raises(errors.DataError, match='label value 2'):
+    evaluation.score_files(tmp_path / 'guess.png', tmp_path / 'label.png', config=config)

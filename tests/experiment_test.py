@@ -9,7 +9,7 @@ from model_support import variables
 from safetensors.numpy import save_file
 from support import pair_arguments, run_main, write_pair
 
-from emseg_jax import experiment, models, pretrained
+from emseg_jax import experiment, models, pretrained, start_table
 from emseg_jax.config import Config
 from emseg_jax.errors import ConfigError
 
@@ -49,7 +49,7 @@ def test_the_encoder_starts_from_the_file_and_the_rest_at_random(weights):
 
 
 def test_the_table_of_the_start_names_both_sides(weights):
-  table = experiment.describe_start(_config(init_from=str(weights[0])))
+  table = start_table.describe_start(_config(init_from=str(weights[0])))
   assert 'features.0.*' in table
   assert 'backbone/block1_conv1' in table
   assert 'fresh' in table
@@ -96,7 +96,7 @@ def test_a_wrong_file_is_refused_before_a_run_begins(tmp_path, capfd):
 
 def test_a_network_without_an_encoder_cannot_start_from_a_file(weights):
   with pytest.raises(ConfigError, match=r'has no encoder .*networks that have one'):
-    experiment.describe_start(_config('unet', init_from=str(weights[0])))
+    start_table.describe_start(_config('unet', init_from=str(weights[0])))
 
 
 @pytest.mark.parametrize(

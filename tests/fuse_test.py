@@ -173,9 +173,12 @@ def test_two_runs_make_one_map_in_the_form_of_the_input(runs, capsys):
   assert sure.mean() > 0.95
 
 
-def test_the_order_of_the_runs_is_the_order_of_the_values(runs):
+def test_the_order_of_the_runs_is_the_order_of_the_values(runs, capsys):
   arguments = [f'--input={runs}/image.tif', f'--output={runs}/turned.tif']
-  assert _fuse(runs, *arguments, names=('bright', 'dark')) == 0
+  assert _fuse(runs, *arguments, '--json', names=('bright', 'dark')) == 0
+  assert json.loads(capsys.readouterr().out) == {
+    'written': f'{runs}/turned.tif', 'values': {'1': 'bright', '2': 'dark'},
+  }  # fmt: skip
   result, truth = (tifffile.imread(runs / name) for name in ('turned.tif', 'label.tif'))
   assert (result == np.array([0, 2, 1])[truth]).mean() > 0.9
 

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,47 @@ def test_every_block_has_a_flag_of_its_own():
   with interrupt.catch_signals() as second:
     assert first()
     assert not second()
+
+
+ERRORS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: interrupt.Terminated}
+
+
+@pytest.mark.parametrize('number', ERRORS)
+def test_other_modes_end_by_an_exception_that_lets_them_clean_up(number):
+  before = [signal.getsignal(n) for n in ERRORS]
+  cleaned = []
+
+  def work():
+    try:
+      signal.raise_signal(number)
+    finally:
+      cleaned.append(number)
+
+  with pytest.raises(ERRORS[number]), interrupt.end_cleanly():
+    work()
+  assert cleaned == [number]
+  assert [signal.getsignal(n) for n in ERRORS] == before
+
+
+@pytest.mark.parametrize('number', ERRORS)
+def test_a_signal_amid_garbage_collection_is_not_lost(number, capfd):
+  class Collected:
+    def __del__(self):
+      signal.raise_signal(number)
+
+  def work():
+    Collected()  # whatever is raised there is printed and forgotten
+    time.sleep(20)
+
+  with pytest.raises(ERRORS[number]), interrupt.end_cleanly():
+    work()
+  assert capfd.readouterr().err == ''
+
+
+def test_what_is_ignored_stays_ignored():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with interrupt.end_cleanly():
+      signal.raise_signal(signal.SIGINT)
+  finally:
+    signal.signal(signal.SIGINT, before)

@@ -1,5 +1,7 @@
 """The whole way through the command line: train, evaluate, predict, score, report."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -10,7 +12,8 @@ from PIL import Image
 
 import emseg_jax
 from emseg_jax import config_io, modes
-from emseg_jax.data import volumes
+
+FOR_SCRIPTS = ('--quiet', '--json')
 
 
 @pytest.fixture(scope='module')
@@ -18,12 +21,32 @@ def run(tmp_path_factory):
   """A short run on small files; bright squares are easy, so the scores mean something."""
   folder = tmp_path_factory.mktemp('main')
   support.write_pair(folder, sections=6)
-  code = support.run_main(
-    *support.pair_arguments(folder), f'--workdir={folder}/run', '--config.train.steps=60',
-    '--config.train.eval_every=30', '--config.train.checkpoint_every=30',
-  )  # fmt: skip
-  assert code == 0
+  stdout, stderr = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+    code = support.run_main(
+      *support.pair_arguments(folder), f'--workdir={folder}/run', '--config.train.steps=60',
+      '--config.train.eval_every=30', '--config.train.checkpoint_every=30', *FOR_SCRIPTS,
+    )  # fmt: skip
+  assert (code, stderr.getvalue()) == (0, '')
+  (folder / 'stdout.json').write_text(stdout.getvalue())
   return folder
+
+
+def answer(capfd, *arguments):
+  """The document that a command prints for scripts, which is all that it prints."""
+  capfd.readouterr()
+  assert support.run_main(*arguments, *FOR_SCRIPTS) == 0
+  said = capfd.readouterr()
+  assert said.err == ''
+  return json.loads(said.out)
+
+
+def test_training_tells_scripts_where_it_ended_and_the_log_has_what_was_not_said(run):
+  said = json.loads((run / 'stdout.json').read_text())
+  record = json.loads((run / 'run' / 'evaluation' / 'validation.json').read_text())
+  assert (said['step'], said['workdir']) == (60, f'{run}/run')
+  assert said['scores'] == {'validation': record['scores']}
+  assert 'step 60/60' in (run / 'run' / 'log.txt').read_text()
 
 
 def test_training_leaves_everything_a_run_consists_of(run):
@@ -45,19 +68,23 @@ def test_the_network_learns_what_a_threshold_cannot_miss(run):
   assert record['voxels'] == 6 * 64 * 64
 
 
-def test_evaluation_again_gives_the_same_numbers(run):
-  path = run / 'run' / 'evaluation' / 'validation.json'
+def test_evaluation_again_gives_the_same_numbers_and_a_new_report(run, capfd):
+  path, report = run / 'run' / 'evaluation' / 'validation.json', run / 'run' / 'report.html'
   before = json.loads(path.read_text())
-  assert support.run_main(f'--workdir={run}/run', '--mode=evaluate') == 0
-  assert json.loads(path.read_text())['confusion'] == before['confusion']
+  report.unlink()
+  found = answer(capfd, f'--workdir={run}/run', '--mode=evaluate')
+  assert found == json.loads(path.read_text())
+  assert found['confusion'] == before['confusion']
+  assert report.is_file()
 
 
-def test_a_stack_comes_back_as_a_stack_with_the_training_labels_values(run):
-  code = support.run_main(
-    f'--workdir={run}/run', '--mode=predict', f'--input={run}/image.tif',
+def test_a_stack_comes_back_as_a_stack_with_the_training_labels_values(run, capfd):
+  written = answer(
+    capfd, f'--workdir={run}/run', '--mode=predict', f'--input={run}/image.tif',
     f'--output={run}/out/result.tif', '--config.predict.probabilities=uint16',
-  )  # fmt: skip
-  assert code == 0
+  )['written']  # fmt: skip
+  assert written[0] == f'{run}/out/result.tif'
+  assert len(written) == 3
   result, truth = (tifffile.imread(run / name) for name in ('out/result.tif', 'label.tif'))
   assert result.shape == truth.shape
   assert set(np.unique(result)) <= {0, 255}
@@ -107,10 +134,11 @@ def test_the_stored_configuration_reloads_and_is_complete(run):
   assert config.train.steps == 60
 
 
-def test_the_report_is_written_again_on_request(run):
+def test_the_report_is_written_again_on_request(run, capfd):
   report = run / 'run' / 'report.html'
   report.unlink()
-  assert support.run_main(f'--workdir={run}/run', '--mode=report') == 0
+  found = answer(capfd, f'--workdir={run}/run', '--mode=report')
+  assert found == {'written': str(report)}
   assert 'square' in report.read_text()
 
 
@@ -233,21 +261,6 @@ def test_ctrl_c_where_nothing_is_saved_ends_with_a_sentence(monkeypatch, capfd):
   assert capfd.readouterr().err == 'Interrupted.\n'
 
 
-def test_postprocessing_makes_objects_of_labels(tmp_path, capfd):
-  labels = np.zeros((3, 20, 30), np.uint8)
-  labels[:, 2:6, 2:6] = 255
-  labels[1, 10:14, 20:29] = 255
-  tifffile.imwrite(tmp_path / 'in.tif', labels, photometric='minisblack', metadata={'axes': 'ZYX'})
-  arguments = ('--mode=postprocess', f'--input={tmp_path}/in.tif', f'--output={tmp_path}/out.zarr')
-  assert support.run_main(*arguments) == 0
-  assert '2 objects' in capfd.readouterr().err
-  found = volumes.open_volume(str(tmp_path / 'out.zarr')).box((0, 0, 0), labels.shape)
-  assert np.bincount(found.ravel()).tolist() == [labels.size - 48 - 36, 48, 36]
-  assert len((tmp_path / 'out.zarr.csv').read_text().splitlines()) == 3
-  assert support.run_main('--mode=postprocess', f'--input={tmp_path}/in.tif') == 2
-  assert 'needs --output' in capfd.readouterr().err
-
-
 def test_an_exported_model_predicts_like_the_run_and_starts_another(run, capfd):
   model = run / 'model'
   arguments = (f'--workdir={run}/run', '--mode=export', f'--output={model}', '--licence=CC0-1.0')
@@ -272,3 +285,20 @@ def test_an_exported_model_predicts_like_the_run_and_starts_another(run, capfd):
   )  # fmt: skip
   assert code == 0
   assert 'loaded' in capfd.readouterr().err
+
+
+def test_scores_are_kept_where_the_report_cannot_be_written_again(run, capfd):
+  other = run / 'run' / 'evaluation' / 'test.json'  # of a split whose images have moved away
+  other.write_text((run / 'run' / 'evaluation' / 'validation.json').read_text())
+  moved = '--config.data.test=[{"images":"/nowhere","labels":"/nowhere"}]'
+  assert support.run_main(f'--workdir={run}/run', '--mode=evaluate', moved) == 0
+  other.unlink()
+  said = capfd.readouterr()
+  assert 'The scores are written, but the report is not: /nowhere' in said.err
+  assert 'miou' in said.out
+
+
+def test_a_reader_that_closes_stdout_is_no_traceback():
+  process = support.start_main('--help')
+  process.stdout.close()  # before anything is written: Python has not started yet
+  assert process.wait(timeout=60) == 141

@@ -8,7 +8,7 @@ import datasets_support as support
 import numpy as np
 import pytest
 
-from emseg_jax import prepare
+from emseg_jax import outcome, prepare
 from emseg_jax.config import Config, Data, Phantom, Source, Task
 from emseg_jax.data import pairs, tfds_volume
 from emseg_jax.data.datasets import sections
@@ -172,6 +172,8 @@ def test_the_table_has_splits_sizes_and_class_shares(tmp_path, monkeypatch, caps
   file = report.folder / 'rat_liver-train.array_record-00000-of-00001'
   assert report.splits[0].size == os.path.getsize(file)
   assert capsys.readouterr().out == ''  # TFDS is kept quiet
+  (train, _) = json.loads(outcome.to_json(report))['splits']
+  assert (train['examples'], train['values']['label']['1']) == (8, 8 * 2 * support.SHAPE[1])
   again = prepare.prepare('rat_liver', source=tmp_path, output=tmp_path / 'out')
   assert 'was there' in prepare.format_report(again)
 

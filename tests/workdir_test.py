@@ -1,5 +1,6 @@
 """Who may use a work directory again, and what its log holds."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from emseg_jax import config_io, workdir
 from emseg_jax.config import Config
-from emseg_jax.errors import ConfigError, DataError, OutputError
+from emseg_jax.errors import CheckpointError, ConfigError, DataError, OutputError
 
 DEFAULT = Config()
 
@@ -26,7 +27,7 @@ def test_a_claimed_folder_holds_the_whole_configuration(tmp_path):
 def test_the_same_configuration_may_come_again(tmp_path):
   workdir.claim(tmp_path, DEFAULT, extend=False)
   workdir.claim(tmp_path, DEFAULT, extend=False)
-  assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['config.json', 'version.json']
 
 
 def test_another_configuration_is_refused_with_the_fields_and_both_values(tmp_path):
@@ -126,3 +127,28 @@ def test_a_second_process_in_the_same_folder_is_turned_away(tmp_path):
   holder.communicate()
   with workdir.occupy(tmp_path):
     pass
+
+
+@pytest.mark.parametrize(
+  'read', [workdir.read_config, lambda w: workdir.claim(w, DEFAULT, extend=False)]
+)
+def test_a_run_of_a_newer_version_is_refused_with_the_version(tmp_path, read):
+  workdir.claim(tmp_path, DEFAULT, extend=False)
+  assert json.loads((tmp_path / 'version.json').read_text())['layout'] == workdir.LAYOUT
+  # Fields that this version does not know are no reason to call it a wrong configuration.
+  (tmp_path / 'config.json').write_text('{"quantum": {}}')
+  (tmp_path / 'version.json').write_text('{"layout": 2, "emseg_jax": "7.1"}')
+  with pytest.raises(
+    CheckpointError, match=r'of emseg_jax 7\.1, layout 2; .* up to layout 1: inst'
+  ):
+    read(tmp_path)
+  (tmp_path / 'version.json').write_text('[')
+  with pytest.raises(CheckpointError, match=r'version\.json: cannot be read'):
+    read(tmp_path)
+
+
+def test_a_run_from_before_versions_were_written_is_read(tmp_path):
+  workdir.claim(tmp_path, DEFAULT, extend=False)
+  (tmp_path / 'version.json').unlink()
+  assert workdir.read_config(tmp_path) == DEFAULT
+  workdir.claim(tmp_path, DEFAULT, extend=False)

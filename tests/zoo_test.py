@@ -1,8 +1,10 @@
 """The table of networks: complete, and its numbers those of the papers and of a hand count."""
 
+import json
+
 import pytest
 
-from emseg_jax import main, models, zoo
+from emseg_jax import main, models, outcome, zoo
 
 
 def _entry(name, **options):
@@ -80,6 +82,10 @@ def test_the_recurrent_network_counts_every_step_of_its_scans():
 def test_the_table_is_written_as_text_and_as_markdown():
   rows = [zoo.describe(_entry('casser_unet'), size=(32, 48))]
   assert '32 x 48 x 1' in zoo.format_text(rows)
+  record = json.loads(outcome.to_json(rows[0].to_json()))
+  assert (record['name'], record['parameters'], record['size']) == (
+    'casser_unet', 1_958_533, [32, 48],
+  )  # fmt: skip
   text = zoo.format_markdown(rows)
   assert '| casser_unet | - | Casser et al. 2020 | 2D | 32 x 48 x 1 | 1 | 1,958,533 | - |' in text
   assert '| 220 x 220 | 16 x 16 |' in text

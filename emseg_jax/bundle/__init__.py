@@ -6,6 +6,8 @@
     sample_input.npy     what `export.inference` takes, float32 [1, *spatial, C] ...
     sample_output.npy    ... and what it gives for that, float32 [1, *spatial, K]
 
+    params_KIND.safetensors  parameters in fewer bits, if wanted: `reduced`
+
 Forms that run without this package lie beside these. Nothing in the folder is ever unpickled or
 run by reading it.
 """

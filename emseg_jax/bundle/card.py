@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from emseg_jax import zoo
+from emseg_jax.bundle import reduced
 from emseg_jax.bundle.schema import Record
 
 __all__ = ['model_card']
@@ -27,6 +28,7 @@ def model_card(record: Record) -> str:
     _labels(record),
     '## How good it is',
     _scores(record),
+    *_reduced(record),
     'Images of another tissue, preparation, microscope or voxel size may be segmented much worse: '
     'look at results before relying on them.',
     '## How it was trained',
@@ -124,6 +126,26 @@ def _split(name: str, scores: Mapping[str, Any]) -> str:
   for label, row in per_class.items():
     lines.append(f'| {label} | {" | ".join(_number(row[c]) for c in columns)} |')
   return '\n'.join(lines)
+
+
+def _reduced(record: Record) -> list[str]:
+  """Parameters in fewer bits: their files, sizes and scores; nothing if there are none."""
+  forms = {name: record.forms[name] for name in reduced.KINDS if name in record.forms}
+  if not forms:
+    return []
+  lines = [
+    '| parameters | file | bytes | split | mIoU | mIoU of float32 |',
+    '| --- |' + ' --- |' * 5,
+  ]
+  for name, form in forms.items():
+    loss = form['loss']
+    scores = [loss['split'], *map(_number, loss['miou'])] if loss else ['-', 'not measured', '-']
+    lines.append(f'| {name} | `{form["file"]}` | {form["bytes"]:,} | {" | ".join(scores)} |')
+  return [
+    'The same parameters in fewer bits; both mIoU are of the same images and evaluation. '
+    f'`emseg_jax.load("this/folder", params="{next(iter(forms))}")` uses them, and needs no other '
+    'parameters in the folder.\n\n' + '\n'.join(lines)
+  ]
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Reads a bundle and checks that its parts belong together."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ import pydantic
 
 from emseg_jax import config as config_lib
 from emseg_jax import config_io, experiment
-from emseg_jax.bundle import schema
+from emseg_jax.bundle import reduced, schema
 from emseg_jax.data import normalise
 from emseg_jax.errors import BundleError, ConfigError, DataError
 from emseg_jax.pretrained import own
@@ -55,8 +56,13 @@ def is_bundle(path: str | Path) -> bool:
   return (Path(path) / RECORD).is_file()
 
 
-def read_bundle(path: str | Path) -> Bundle:
+def read_bundle(path: str | Path, *, params: str = 'float32') -> Bundle:
   """Reads a bundle of this or an older version.
+
+  Args:
+    path: its folder.
+    params: 'float32', or one of `reduced.KINDS` to read that form of the parameters instead, as
+      float32 again; the folder need not have the others then.
 
   Raises:
     BundleError: a file is missing or damaged, they do not belong together, or the bundle is of a
@@ -65,25 +71,32 @@ def read_bundle(path: str | Path) -> Bundle:
   path = Path(path)
   record = _record(path)
   config = _config(record, path)
-  file = path / record.parameters.file
+  known = record.parameters if params == 'float32' else _reduced(record, path, params)
+  file = path / known.file
   try:
-    if hashlib.sha256(file.read_bytes()).hexdigest() != record.parameters.sha256:
+    if hashlib.sha256(file.read_bytes()).hexdigest() != known.sha256:
       raise BundleError(
         f'{file}: is damaged or was changed, its checksum is not that of {RECORD}; copy the folder '
         'again'
       )
-    arrays, _ = own.read(file)
+    if params == 'float32':
+      arrays, _ = own.read(file)
+    else:
+      stored_as = functools.partial(reduced.stored_as, kind=params)
+      arrays = reduced.expand(own.read(file, stored_as=stored_as)[0], params)
   except OSError as error:
     raise BundleError(f'{file}: cannot be read: {error.strerror}') from error
   except DataError as error:
     raise BundleError(str(error)) from error
+  except ValueError as error:
+    raise BundleError(f'{file}: {error}; copy the folder again') from error
   _check_arrays(arrays, own.flat(variable_shapes(config)), file)
-  known = record.input.normalisation.model_dump()
+  stored = record.input.normalisation.model_dump()
   fields = [f.name for f in dataclasses.fields(normalise.Normalisation)]
   return Bundle(
     record=record,
     config=config,
-    normalisation=normalise.Normalisation(**{name: known[name] for name in fields}),
+    normalisation=normalise.Normalisation(**{name: stored[name] for name in fields}),
     variables={'params': {}, 'batch_stats': {}} | own.nested(arrays),
     sample=(_array(path / record.sample.input), _array(path / record.sample.output)),
   )
@@ -130,6 +143,24 @@ def _record(path: Path) -> schema.Record:
     first = error.errors()[0]
     field = '.'.join(map(str, first['loc']))
     raise BundleError(f'{where}: {field}: {first["msg"].lower()}') from error
+
+
+def _reduced(record: schema.Record, path: Path, kind: str) -> schema.Parameters:
+  """File and checksum of parameters in fewer bits."""
+  if kind not in record.forms:
+    there = ', '.join(['float32', *(k for k in reduced.KINDS if k in record.forms)])
+    raise BundleError(
+      f'{path}: has no parameters {kind!r} (there are: {there}); --mode=export --forms={kind} '
+      'writes them'
+    )
+  form = record.forms[kind]
+  try:
+    return schema.Parameters(file=form.get('file'), sha256=form.get('sha256'))
+  except pydantic.ValidationError as error:
+    first = error.errors()[0]
+    raise BundleError(
+      f'{path / RECORD}: forms.{kind}.{first["loc"][0]}: {first["msg"].lower()}'
+    ) from error
 
 
 def _config(record: schema.Record, path: Path) -> config_lib.Config:

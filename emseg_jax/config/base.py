@@ -1,6 +1,7 @@
 """What the sections of a configuration are made of: their base class and the types of fields."""
 
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import pydantic
@@ -37,6 +38,30 @@ class Section(pydantic.BaseModel):
   model_config = pydantic.ConfigDict(
     extra='forbid', frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
   )
+
+  @pydantic.field_validator('*', mode='before')
+  @classmethod
+  def _check_truth(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+    """`true` is no number, though Python and pydantic take it for 1."""
+    annotation = cls.model_fields[info.field_name].annotation
+    if _has_truth(value) and not _takes_truth(annotation):
+      raise ValueError('should be a number or text, not true or false')
+    return value
+
+
+def _has_truth(value: Any) -> bool:
+  """Whether a boolean is in it."""
+  inside = value.values() if isinstance(value, Mapping) else value
+  return isinstance(value, bool) or (
+    isinstance(inside, Iterable) and not isinstance(value, str) and any(map(_has_truth, inside))
+  )
+
+
+def _takes_truth(annotation: Any) -> bool:
+  """Whether a type has a place for booleans, or for sections, which check their own fields."""
+  if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+    return True
+  return annotation in (bool, Any) or any(map(_takes_truth, typing.get_args(annotation)))
 
 
 def parse_arg(arg: str, *, choices: tuple[str, ...] = (), **defaults: str | bool) -> dict[str, Any]:

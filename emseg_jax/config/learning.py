@@ -20,9 +20,23 @@ class Model(Section):
     description='pretrained encoder: .safetensors of torchvision or timm, .h5 of Keras; or the '
     'folder of an exported model',
   )
+  freeze: tuple[str, ...] = Field(
+    (),
+    description="regular expressions on whole paths of modules, as 'backbone' or 'down[12]', that "
+    'init_from fills and training leaves as they are, running statistics included',
+  )
   dtype: Literal['auto', 'float32', 'bfloat16'] = Field(
     'auto', description='compute type; auto: bfloat16 on accelerators, float32 on CPU'
   )
+
+  @pydantic.model_validator(mode='after')
+  def _check(self) -> Self:
+    if self.freeze and self.init_from is None:
+      raise ValueError(
+        f'freeze={list(self.freeze)} needs init_from: what is frozen would stay as random as it '
+        'starts'
+      )
+    return self
 
 
 class Weighting(Section):

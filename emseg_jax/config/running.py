@@ -61,6 +61,11 @@ class Predict(Section):
   probabilities: Literal['uint8', 'uint16'] | None = Field(
     None, description='also write one probability map per class, scaled to this type'
   )
+  params: Literal['float32', 'bf16', 'int8'] = Field(
+    'float32',
+    description='which parameters of an exported model to use; the others are there if --forms of '
+    'export named them',
+  )
   block: Size | None = Field(
     None, description='what of a volume is computed and written at once, voxels; None: chosen'
   )

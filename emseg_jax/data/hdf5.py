@@ -162,7 +162,7 @@ def _check_storage(dataset: Any, where: str) -> None:
     if not h5py.h5z.filter_avail(code):
       raise DataError(
         f'{where}: is compressed by filter {code} ({name.decode(errors="replace") or "no name"}), '
-        'which h5py lacks; pip install hdf5plugin, or save it with gzip'
+        'which h5py lacks; pip install ".[hdf5plugin]", or save it with gzip'
       )
   if dataset.chunks is not None:
     arrays.check_chunk(dataset.chunks, dataset.dtype, where)

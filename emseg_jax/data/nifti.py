@@ -48,7 +48,7 @@ def open_nifti(path: str, *, reading: Reading) -> Volume:
     import nibabel
   except ImportError as error:
     raise DataError(
-      f'{path}: NIfTI files are read with nibabel, which is not installed: pip install nibabel'
+      f'{path}: NIfTI files are read with nibabel, which is not installed: pip install ".[nifti]"'
     ) from error
   header = _parse(nibabel, path)
   dtype = header.get_data_dtype()

@@ -14,25 +14,30 @@ import numpy as np
 from emseg_jax import bundle as bundle_lib
 from emseg_jax import config as config_lib
 from emseg_jax import experiment, train_step, workdir
+from emseg_jax.bundle import reduced as reduced_lib
 from emseg_jax.bundle import write
 from emseg_jax.checkpoint import Checkpoints
 from emseg_jax.data import normalise
 from emseg_jax.errors import ConfigError
-from emseg_jax.export import bioimageio, describe, inference, onnx, sample, stablehlo
+from emseg_jax.export import bioimageio, describe, inference, onnx, reduced, sample, stablehlo
 
 __all__ = ['NAMES', 'export_run', 'forms_named', 'read_run']
 
 LOGGER = logging.getLogger(__name__)
 
-NAMES = ('stablehlo', 'onnx', 'bioimageio')
+NAMES = ('stablehlo', 'onnx', 'bioimageio', *reduced_lib.KINDS)
 
 
-def forms_named(names: Sequence[str], *, authors: Sequence[str] = ()) -> dict[str, bundle_lib.Form]:
-  """What writes forms that run without this package.
+def forms_named(
+  names: Sequence[str], *, authors: Sequence[str] = (), measure: bool = True
+) -> dict[str, bundle_lib.Form]:
+  """What writes forms that run without this package, or parameters in fewer bits.
 
   Args:
-    names: of NAMES; all but the first need the extra `onnx`.
+    names: of NAMES; `onnx` and `bioimageio` need the extra `onnx`.
     authors: for the BioImage.IO package.
+    measure: score parameters in fewer bits, and those in float32, on the labelled images of the
+      run.
 
   Raises:
     ConfigError: a name is unknown.
@@ -42,6 +47,8 @@ def forms_named(names: Sequence[str], *, authors: Sequence[str] = ()) -> dict[st
     'onnx': onnx.write,
     'bioimageio': functools.partial(bioimageio.write, authors=tuple(authors)),
   }
+  scorer = reduced.Scorer() if measure else None
+  known |= {k: functools.partial(reduced.write, kind=k, scorer=scorer) for k in reduced_lib.KINDS}
   for name in names:
     if name not in known:
       raise ConfigError(f'--forms={name}: is not one of {", ".join(NAMES)}')

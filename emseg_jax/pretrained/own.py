@@ -8,7 +8,7 @@ normalisation of images it was trained.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import numpy as np
 from emseg_jax.errors import ConfigError, DataError
 from emseg_jax.pretrained.matching import Row
 
-__all__ = ['PARAMS', 'About', 'about', 'find', 'flat', 'match', 'nested', 'read', 'tensors']
+__all__ = ['PARAMS', 'About', 'about', 'find', 'flat', 'match', 'nested', 'pack', 'read', 'tensors']
 
 PARAMS = 'params.safetensors'
 FORMAT = 'emseg_jax'
+StoredAs = Callable[[str, np.ndarray], np.dtype]
 LARGEST_HEADER = 10**7  # bytes; that of a network of 10,000 arrays has 1.5 MB
 
 
@@ -38,6 +39,11 @@ class About:
   inputs: int
   outputs: int
   normalisation: str
+
+
+def _float32(name: str, array: np.ndarray) -> np.dtype:
+  del name, array
+  return np.dtype(np.float32)
 
 
 def find(path: str | Path) -> Path | None:
@@ -60,12 +66,17 @@ def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tensors(variables: Mapping[str, Any], about: About) -> bytes:
-  """What is in the file, from 'params' and, where there are any, 'batch_stats'."""
+  """What is in a file of float32 arrays, from 'params' and, where there are any, 'batch_stats'."""
+  return pack({k: np.asarray(v, np.float32) for k, v in flat(variables).items()}, about)
+
+
+def pack(arrays: Mapping[str, np.ndarray], about: About) -> bytes:
+  """What is in a file of arrays by path, of any type."""
   import safetensors.numpy
 
-  arrays = {k: np.array(v, np.float32, order='C') for k, v in flat(variables).items()}
   metadata = {name: str(value) for name, value in dataclasses.asdict(about).items()}
-  return safetensors.numpy.save(arrays, {'format': FORMAT} | metadata)
+  ordered = {name: np.array(array, order='C') for name, array in arrays.items()}
+  return safetensors.numpy.save(ordered, {'format': FORMAT} | metadata)
 
 
 def about(path: Path) -> About:
@@ -77,13 +88,23 @@ def about(path: Path) -> About:
   return _read(path, arrays=False)[1]
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], About]:
+def read(path: Path, *, stored_as: StoredAs = _float32) -> tuple[dict[str, np.ndarray], About]:
   """The arrays by path, and what the file says of its network.
 
+  Args:
+    path: of the file.
+    stored_as: (path, array) -> the type that it must have; default float32 for all.
+
   Raises:
-    DataError: there is no such file, it is damaged, or it is not written by `tensors`.
+    DataError: there is no such file, it is damaged, or it is not written by `tensors` or `pack`.
   """
-  return _read(path, arrays=True)
+  found, known = _read(path, arrays=True)
+  for name, array in found.items():
+    if array.dtype != stored_as(name, array):
+      raise DataError(
+        f'{path}: the tensor {name} is {array.dtype}, it must be {stored_as(name, array)}'
+      )
+  return found, known
 
 
 def _read(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], About]:
@@ -112,9 +133,6 @@ def _read(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], About]:
   except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
     reason = ' '.join(str(error).split())
     raise DataError(f'{path}: is damaged or cut short ({reason}); copy it again') from error
-  for name, array in found.items():
-    if array.dtype != np.float32:
-      raise DataError(f'{path}: the tensor {name} is {array.dtype}, it must be float32')
   return found, known
 
 

@@ -4,16 +4,18 @@ The scores of a row are means over its runs. A row has what a paper's table has,
 own number beside it where the configuration knows one (run.published).
 """
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from emseg_jax import config as config_lib
 from emseg_jax import config_io
 from emseg_jax.errors import OutputError
 from emseg_jax.report import compare_figures, compare_rows
 
-__all__ = ['write_comparison']
+__all__ = ['Comparison', 'write_comparison']
 
 HEADER = (
   '#',
@@ -38,10 +40,21 @@ NOTE = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Attributes:
+  table: in Markdown.
+  rows: the same in types that JSON knows, scores as one number per run.
+  """
+
+  table: str
+  rows: list[dict[str, Any]]
+
+
 def write_comparison(
   folders: Sequence[Path], configs: Sequence[config_lib.Config], output: Path
-) -> str:
-  """Writes comparison.md, comparison.html and the figures into a folder; returns the table.
+) -> Comparison:
+  """Writes comparison.md, comparison.html and the figures into a folder.
 
   Args:
     folders: work directories of finished runs.
@@ -67,7 +80,27 @@ def write_comparison(
   config_io.write_text(output / 'comparison.md', f'{table}\n\n{NOTE}\n\n{pictures}\n')
   page = compare_figures.page(HEADER, cells, note=NOTE, figures=figures)
   config_io.write_text(output / 'comparison.html', page)
-  return table
+  return Comparison(table, [_record(row) for row in rows])
+
+
+def _record(row: compare_rows.Row) -> dict[str, Any]:
+  config = row.config
+  names = dict.fromkeys(('miou', 'accuracy', *config.run.published))
+  return {
+    'number': row.number,
+    'network': config.model.name,
+    'setting': row.setting,
+    'data': row.data,
+    'fraction': row.fraction,
+    'split': row.runs[0].split,
+    'runs': len(row.runs),
+    'scores': {name: row.scores(name) for name in names},
+    'published': config.run.published,
+    'parameters': row.parameters,
+    'gflops': row.gflops,
+    'images_per_second': row.images_per_second,
+    'protocol': config.run.protocol,
+  }
 
 
 def _cells(row: compare_rows.Row) -> tuple[str, ...]:

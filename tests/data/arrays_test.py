@@ -136,6 +136,8 @@ def test_every_format_reads_sections_boxes_and_after_pickling(tmp_path, name):
     volume.section(len(expected))
 
 
+# That mrcfile says when this test writes NaN.
+@pytest.mark.filterwarnings('ignore:.*NaN:RuntimeWarning')
 def test_nan_in_a_box_is_counted(tmp_path):
   array = np.zeros((3, 4, 5), 'f4')
   array[1, 2, 3:] = np.nan, np.inf

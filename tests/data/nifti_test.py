@@ -79,5 +79,5 @@ def test_damaged_files_are_refused(tmp_path, name):
 def test_without_nibabel_the_error_says_what_to_install(tmp_path, monkeypatch):
   path = write_nifti(tmp_path / 'a.nii', values(3, 4, 5))
   monkeypatch.setitem(sys.modules, 'nibabel', None)
-  with pytest.raises(DataError, match=r'a\.nii: .* pip install nibabel'):
+  with pytest.raises(DataError, match=r'a\.nii: .* pip install "\.\[nifti\]"'):
     volumes.open_volume(path)

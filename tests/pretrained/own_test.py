@@ -7,7 +7,7 @@ import pytest
 from model_support import apply, normal
 
 from emseg_jax import bundle as bundle_lib
-from emseg_jax import experiment, models, pretrained
+from emseg_jax import experiment, models, pretrained, start_table
 from emseg_jax.errors import ConfigError, DataError
 
 
@@ -121,7 +121,7 @@ def test_a_training_starts_from_a_bundle(stored):
   path, bundle = stored
   model = bundle_support.NARROW | {'init_from': str(path)}
   config = bundle_support.make_config(model=model, classes=('a', 'b', 'c'))
-  table = experiment.describe_start(config)
+  table = start_table.describe_start(config)
   assert 'outputs' in table
   state = experiment.set_up(config).initial_state()
   flat = pretrained.own.flat({'params': state.params})

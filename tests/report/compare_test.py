@@ -1,6 +1,7 @@
 """Runs side by side: the numbers of the table by hand, the files written, and bad input."""
 
 import html.parser
+import json
 import math
 import pathlib
 import re
@@ -259,3 +260,23 @@ def test_an_option_that_the_network_does_not_have_is_named(tmp_path, capsys):
   run = make_run(tmp_path / 'a', model={'name': 'rescrnet', 'options': {'blocks': 1}})
   assert run_compare(tmp_path / 'out', run) == 2
   _says(capsys, 'ConfigError', "'blocks' is not known")
+
+
+def test_scripts_get_a_score_of_every_run(tmp_path, capsys):
+  runs = [
+    make_run(
+      tmp_path / str(seed), miou=miou, train={'seed': seed}, run={'published': {'miou': 0.5}}
+    )
+    for seed, miou in enumerate((0.7, 0.8))
+  ]
+  code = support.run_main(
+    '--mode=compare', f'--output={tmp_path}/out', '--json', '--quiet', *map(str, runs)
+  )
+  assert code == 0
+  said = capsys.readouterr()
+  found = json.loads(said.out)
+  assert said.err == ''
+  assert found['written'] == f'{tmp_path}/out'
+  (row,) = found['rows']
+  assert (row['network'], row['runs'], row['published']) == ('rescrnet', 2, {'miou': 0.5})
+  assert row['scores']['miou'] == [0.7, 0.8]
