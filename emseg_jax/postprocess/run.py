@@ -85,9 +85,11 @@ def postprocess(
     LOGGER.info('%s: is complete, 0 blocks to process', target.path)
     return Result(target.path, target.table, found['instances'])
   target.check()
-  work = Work(Grid(shape, _block(shape, options.block), should_stop), target.folder)
   try:
-    Manifest(work.folder, record)
+    Manifest(target.folder, record)
+    if target.completed(record) is not None:  # by another process, in this very moment
+      return _of_others(target, record)
+    work = Work(Grid(shape, _block(shape, options.block), should_stop), target.folder)
     read = volume.box if volume.cheap_boxes else _copy(volume, work)
     steps = Steps(options, work, read, voxel_size=voxel_size, dimensions=dimensions)
     return _process(steps, work, target, record)

@@ -41,6 +41,7 @@ class Work:
 
   def __init__(self, grid: Grid, folder: Path) -> None:
     self.grid, self.folder = grid, folder
+    self._node = folder.stat().st_ino
 
   def scratch(self, name: str, dtype: np.dtype | str) -> Scratch:
     """An intermediate result, in chunks that no two blocks share."""
@@ -127,7 +128,11 @@ class Work:
 
   def check_there(self) -> None:
     """Raises `Gone` if everything has been completed."""
-    if not self.folder.exists():
+    try:
+      node = self.folder.stat().st_ino
+    except FileNotFoundError:
+      node = None
+    if node != self._node:  # a folder of that name may be another one: stores make theirs
       raise Gone
 
 
