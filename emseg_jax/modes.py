@@ -236,10 +236,12 @@ def _benchmark(call: Call) -> None:
     )
     text, written = data_benchmark.format_text(rows), data_benchmark.format_markdown(rows)
   else:
-    prepare_devices(call.config)
+    prepare_devices(call.config, _group(call))
     from emseg_jax import benchmark
 
     result = benchmark.benchmark(call.config)
+    if not processes.is_first():
+      return
     text = benchmark.format_text(result)
     written = json.dumps(result.to_json(), indent=2) + '\n'
   print(text)

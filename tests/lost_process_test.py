@@ -89,7 +89,7 @@ def _start_pair(workdir, lost_after):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(('killed', 'lost_after'), [(1, 5), (1, 12), (0, 5)])
+@pytest.mark.parametrize(('killed', 'lost_after'), [(1, 5), (1, 12), (0, 12)])
 def test_without_a_launcher_the_other_ends_in_time_and_names_the_lost(tmp_path, killed, lost_after):
   pair = _start_pair(tmp_path, lost_after)
   wait_for(tmp_path / 'checkpoints' / '00000003', pair[0])
@@ -102,4 +102,5 @@ def test_without_a_launcher_the_other_ends_in_time_and_names_the_lost(tmp_path, 
   assert pair[1 - killed].returncode != 0
   pair[killed].communicate()
   assert seconds < lost_after + 10  # the machine may be busy
-  print(output[-3000:])
+  # The runtime's words; process 0 coordinates, without it nobody can say more.
+  assert {1: 'Task 1 heartbeat timeout', 0: 'leader task'}[killed] in output

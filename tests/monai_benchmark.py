@@ -1,6 +1,6 @@
 """Block-wise prediction here and MONAI's sliding windows, with one U-Net: speed, memory, agreement.
 
-python tests/monai_benchmark.py [--small]
+python tests/monai_benchmark.py [--case=2D] [--small]
 
 Not a test: it takes minutes, wants a quiet machine, and needs `pip install monai` beside the parity
 extra. Each program runs in a process of its own, twice, and the second time counts, so that
@@ -161,6 +161,7 @@ def save_inputs(case, folder):
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument('--small', action='store_true')
+  parser.add_argument('--case', choices=['2D', '3D'], help='one of them; both without')
   parser.add_argument('--run', nargs=3, metavar=('PROGRAM', 'CASE', 'FOLDER'))
   options = parser.parse_args()
   if options.run:
@@ -172,6 +173,8 @@ def main():
   print('| case | program | Mvoxel/s | peak memory of the process | labels alike |')
   print('|---|---|---|---|---|')
   for title, case in CASES.items():
+    if options.case not in (None, title[:2]):
+      continue
     if options.small:
       case['shape'] = [n if n == 1 else n // SMALL for n in case['shape']]
     with tempfile.TemporaryDirectory() as folder:
