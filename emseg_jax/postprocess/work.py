@@ -84,7 +84,7 @@ class Work:
     bounds = [count * k // shares for k in range(shares + 1)]
     progress = _Progress(name, count, voxels)
     found: list[np.ndarray | None] = [None] * count
-    left = set(range(shares))
+    left, waiting = set(range(shares)), False
     while True:
       for k in sorted(left):
         numbers = range(bounds[k], bounds[k + 1])
@@ -95,7 +95,10 @@ class Work:
             found[number] = own[number]
       if not left:
         return found
-      self._wait(name, len(left))
+      if not waiting:
+        LOGGER.info('%s: waiting for other processes', name)
+        waiting = True
+      self._wait()
 
   def _share(
     self,
@@ -121,8 +124,7 @@ class Work:
       self.check_there()
       raise
 
-  def _wait(self, name: str, shares: int) -> None:
-    LOGGER.debug('%s: %d shares are with other processes', name, shares)
+  def _wait(self) -> None:
     self.grid.check_to_stop()
     time.sleep(WAIT)
 
