@@ -4,8 +4,9 @@ python tests/monai_benchmark.py [--case=2D] [--small]
 
 Not a test: it takes minutes, wants a quiet machine, and needs `pip install monai` beside the parity
 extra. Each program runs in a process of its own, first on a corner of the image, which does not
-count, so that compiling the network does not. Ours reads a Zarr store and writes labels to one; MONAI
-has the image and its result in memory, as it is used. Tiles, overlap, weights and batch are the same.
+count, so that compiling the network does not. Ours reads a Zarr store and writes labels to one;
+MONAI has the image and its result in memory, as it is used. Tiles, overlap, weights and batch are
+the same.
 """
 
 import argparse
