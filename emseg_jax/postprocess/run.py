@@ -79,7 +79,7 @@ def postprocess(
   record = {
     'input': identity.describe(volume),
     'content': identity.digest(volume),
-    'options': options.model_dump(mode='json'),
+    **{f'postprocess.{k}': v for k, v in options.model_dump(mode='json').items()},
   }
   if (found := target.completed(record)) is not None:
     LOGGER.info('%s: is complete, 0 blocks to process', target.path)

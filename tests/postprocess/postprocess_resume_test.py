@@ -213,7 +213,9 @@ def test_other_options_or_another_input_are_refused(folder, tmp_path):
   source = tmp_path / 'in.zarr'
   shutil.copytree(folder / 'in.zarr', source)
   interrupted(source, tmp_path / 'o.zarr', ALL, 8)
-  with pytest.raises(OutputError, match='unfinished work on another options'):
+  with pytest.raises(
+    OutputError, match=r'unfinished work on another postprocess\.threshold \(0\.5, now 0\.7\)'
+  ):
     postprocess(source, tmp_path / 'o.zarr', FEW)
   # One chunk is written again, as other programs do it: in its place.
   chunk = source / '0' / '0' / '0' / '0'
