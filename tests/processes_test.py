@@ -1,4 +1,4 @@
-"""Several real processes: found, trained with, stopped, lost; equal to one process."""
+"""Several real processes, under launch/local.py: found, trained with, stopped, lost; equal to one."""
 
 import json
 import os

@@ -4,6 +4,7 @@
 there, `NAME.json` says what the output was made from, and the folder is gone.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -69,7 +70,8 @@ class Output:
     there = self.path.exists() and (self.table is None or self.table.exists())
     if found != wanted or not there or self._made.exists():
       return None
-    shutil.rmtree(self.folder, ignore_errors=True)  # where an earlier start was stopped at that
+    for left in self.path.parent.glob(f'{glob.escape(self.folder.name)}*'):
+      shutil.rmtree(left, ignore_errors=True)  # where an earlier start was stopped at that
     return found
 
   def write(
@@ -143,7 +145,7 @@ class Output:
     os.replace(self._made, self.path)
     gone = self.folder.with_name(f'{self.folder.name}.{uuid.uuid4().hex[:8]}')
     os.replace(self.folder, gone)  # at once, so that no other process sees half of it
-    shutil.rmtree(gone)
+    shutil.rmtree(gone, ignore_errors=True)  # another process may be at it, see `completed`
 
 
 class _Form(Volume):
