@@ -1,4 +1,4 @@
-"""Several real processes, under launch/local.py: found, trained with, stopped, lost; equal to one."""
+"""Several real processes, by launch/local.py: found, trained with, stopped, lost; equal to one."""
 
 import json
 import os
