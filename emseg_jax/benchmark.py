@@ -1,7 +1,8 @@
 """How fast a configuration trains and predicts on the devices at hand.
 
 Batches are random numbers that lie on the device already, so reading data is not part of it;
-augmentation is. Rates are over whole steps, compilation excluded.
+augmentation is. Rates are over whole steps, compilation excluded. Several processes measure
+together, each with its rows of the batch.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from emseg_jax import (
   flops,
   losses,
   memory,
+  processes,
   sharding,
   train_step,
 )
@@ -43,6 +45,10 @@ class Timing:
   images_per_second: or volumes.
   tflops: achieved, in 10^12 operations per second over all devices.
   memory_gb: that the program needs on each device, in 10^9 bytes, as XLA planned it, if it says.
+  device_gflops: 10^9 operations of one step of the compiled program on each device, as XLA counts
+    them (the body of a loop once), if it does. N devices that share the work of one do 1/N each;
+    what is more is done twice.
+  device_gbytes: 10^9 bytes that such a step reads and writes there, likewise.
   traffic: what it sends between devices, by kind.
   """
 
@@ -52,6 +58,8 @@ class Timing:
   images_per_second: float
   tflops: float
   memory_gb: float | None
+  device_gflops: float | None
+  device_gbytes: float | None
   traffic: dict[str, collectives.Traffic]
 
 
@@ -92,8 +100,9 @@ def benchmark(config: Config) -> Result:
   state = setup.initial_state()
   variables = train_step.predict_variables(state)
   batch = sharding.put_batch(_random_batch(config), setup.mesh)
-  image = batch['image'][(slice(None), *(slice(p) for p in config.data.patch))]
-  image = jax.device_put(image, sharding.batch_sharding(setup.mesh))
+  inside = (slice(None), *(slice(p) for p in config.data.patch))
+  split = sharding.batch_sharding(setup.mesh)
+  image = jax.jit(lambda x: x[inside], out_shardings=split)(batch['image'])
   parameters = parameter_count(state.params)
 
   one = jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
@@ -136,11 +145,11 @@ def benchmark(config: Config) -> Result:
 
 
 def _random_batch(config: Config) -> dict[str, np.ndarray]:
-  """What the data pipeline would deliver, of random numbers."""
+  """The rows of this process that the data pipeline would deliver, of random numbers."""
   rng = np.random.default_rng(config.train.seed)
   patch = config.data.patch
   size = augment.read_size(config.augment, patch)
-  shape = (config.train.batch_size, *size)
+  shape = (config.train.batch_size // jax.process_count(), *size)
   return {
     'image': rng.normal(size=(*shape, config.data.input_channels)).astype(np.float32),
     'label': rng.integers(len(config.task.values), size=shape, dtype=np.int32),
@@ -158,14 +167,19 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _rate(step: Callable[[], Any]) -> tuple[int, float]:
-  """(steps, seconds) of repeated calls that wait for their results, after one to warm up."""
-  jax.block_until_ready(step())
-  steps, start, seconds = 0, time.perf_counter(), 0.0
-  while steps < LEAST_STEPS or (seconds < LEAST_SECONDS and steps < MOST_STEPS):
-    jax.block_until_ready(step())
-    steps += 1
-    seconds = time.perf_counter() - start
-  return steps, seconds
+  """(steps, seconds) of repeated calls that wait for their results, after some to warm up."""
+
+  def run(steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+      jax.block_until_ready(step())
+    return time.perf_counter() - start
+
+  run(1)
+  each = run(LEAST_STEPS) / LEAST_STEPS
+  steps = min(max(math.ceil(LEAST_SECONDS / each), LEAST_STEPS), MOST_STEPS)
+  steps = processes.agreed(steps)
+  return steps, run(steps)
 
 
 def _timing(
@@ -173,6 +187,8 @@ def _timing(
 ) -> Timing:
   steps, seconds = rate
   needed = memory.step_bytes(compiled)
+  cost = compiled.cost_analysis() or {}
+  operations_there, bytes_there = cost.get('flops'), cost.get('bytes accessed')
   return Timing(
     compile_seconds=compile_seconds,
     steps=steps,
@@ -180,6 +196,8 @@ def _timing(
     images_per_second=steps * size / seconds,
     tflops=operations * size * steps / seconds / 1e12,
     memory_gb=None if needed is None else needed / 1e9,
+    device_gflops=None if operations_there is None else operations_there / 1e9,
+    device_gbytes=None if bytes_there is None else bytes_there / 1e9,
     traffic=collectives.traffic(compiled.as_text()),
   )
 
@@ -203,6 +221,11 @@ def format_text(result: Result) -> str:
     lines.append(
       f'{name:8} {timing.compile_seconds:10.1f} {timing.steps_per_second:10.3g} '
       f'{timing.images_per_second:10.3g} {timing.tflops:10.3g} {timing.memory_gb or math.nan:10.3g}'
+    )
+  if None not in (result.train.device_gflops, result.train.device_gbytes):
+    lines.append(
+      f'train: {result.train.device_gflops:,.3g} GFLOP and {result.train.device_gbytes:,.3g} GB '
+      'read and written per device and step'
     )
   for kind, (count, megabytes) in result.train.traffic.items():
     lines.append(f'train: {count} x {kind}, {megabytes:,.1f} MB per device and step')

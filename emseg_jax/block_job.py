@@ -18,6 +18,7 @@ from emseg_jax.data import (
   array_writers,
   blocks,
   cropped,
+  identity,
   pairs,
   resampled,
   volumes,
@@ -133,7 +134,7 @@ def plan_job(predictor: Predictor, source: str | Path, output: Path) -> Job:
   form = options.zarr_format
   targets = [(s, *writers.target_of(given, output, suffix=s, zarr_format=form)) for s in suffixes]
   record = {
-    'input': _describe_input(volume),
+    'input': identity.describe(volume),
     'network': _fingerprint(predictor),
     'geometry': plan.to_json(),
     'mask': options.mask,
@@ -183,18 +184,6 @@ def block_memory() -> int:
   if limit and jax.default_backend() != 'cpu':
     return limit // 4
   return memory.host_memory() // 8
-
-
-def _describe_input(volume: volumes.Volume) -> dict[str, Any]:
-  """Path, size and type; of files also when they were changed."""
-  stats = [Path(file).stat() for file in volume.files]
-  return {
-    'path': volume.path,
-    'shape': [len(volume), *volume.section_shape(0)],
-    'dtype': volume.dtype.name,
-    'bytes': sum(s.st_size for s in stats),
-    'changed': max((s.st_mtime_ns for s in stats), default=None),
-  }
 
 
 def _fingerprint(predictor: Predictor) -> dict[str, Any]:

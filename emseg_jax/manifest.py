@@ -1,4 +1,4 @@
-"""What of a long prediction is done: a folder beside the output that survives any interruption.
+"""What of a long computation is done: a folder beside the output that survives any interruption.
 
 `manifest.json` says what is being computed; `finished-PART.txt` gets the number of a block, one a
 line, once the block is on disk. A block counts only if its line is whole, so that a process may be
@@ -7,6 +7,7 @@ killed at any moment. Each process writes a file of its own.
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Manifest:
       if path.exists():
         _compare(json.loads(path.read_text(encoding='utf-8')), record, folder)
       else:
-        temporary = folder / f'manifest-{part}.tmp'  # others may be starting, too
+        temporary = folder / f'manifest-{uuid.uuid4().hex}.tmp'  # others may be starting, too
         temporary.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
         os.replace(temporary, path)
       _cut_to_lines(self._file)
@@ -74,7 +75,7 @@ def _compare(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) 
   for key in {**found, **wanted}:
     if found.get(key) != wanted.get(key):
       raise OutputError(
-        f'{folder}: is an unfinished prediction of another {key} ({found.get(key)}, now '
+        f'{folder}: holds unfinished work on another {key} ({found.get(key)}, now '
         f'{wanted.get(key)}); delete the folder, or give another --output'
       )
 

@@ -166,10 +166,12 @@ def _benchmark(call: Call) -> Outcome:
     record = {'rows': [row.to_json() for row in rows]}
     text, written = data_benchmark.format_text(rows), data_benchmark.format_markdown(rows)
   else:
-    prepare_devices(call.config)
+    prepare_devices(call.config, _group(call))
     from emseg_jax import benchmark
 
     result = benchmark.benchmark(call.config)
+    if not processes.is_first():
+      return Outcome({})
     text, record = benchmark.format_text(result), result.to_json()
     written = outcome.to_json(record) + '\n'
   if call.output:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from emseg_jax.errors import ConfigError, DeviceError
 
-__all__ = ['Group', 'barrier', 'find_group', 'is_alone', 'is_first', 'join', 'share']
+__all__ = ['Group', 'agreed', 'barrier', 'find_group', 'is_alone', 'is_first', 'join', 'share']
 
 FLAGS = ('--coordinator', '--num_processes', '--process_id')
 VARIABLES = ('EMSEG_COORDINATOR', 'EMSEG_NUM_PROCESSES', 'EMSEG_PROCESS_ID')
@@ -208,6 +208,16 @@ def is_alone() -> bool:
   import jax
 
   return jax.process_count() == 1
+
+
+def agreed(number: int) -> int:
+  """What the first process says; the others have to ask, too."""
+  if is_alone():
+    return number
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def barrier(name: str) -> None:

@@ -39,6 +39,9 @@ def test_rates_follow_from_times_and_operations_from_the_network(
     rate = timing['steps_per_second'] * result['batch_size']
     assert timing['images_per_second'] == pytest.approx(rate)
     assert timing['tflops'] == pytest.approx(passes * result['forward_gflops'] / 1e3 * rate)
+  # At least what the network takes forward; on one device it is all of the work.
+  assert result['train']['device_gflops'] > result['batch_size'] * result['forward_gflops']
+  assert result['train']['device_gbytes'] > 4 * result['parameters'] / 1e9
   # Parameters, momentum and gradient are three times the parameters, of four bytes.
   assert result['train']['memory_gb'] > 3 * 4 * result['parameters'] / 1e9
   assert result['train']['memory_gb'] > result['predict']['memory_gb']

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from emseg_jax import block_plan, block_predict, tiling
 from emseg_jax.errors import Interrupted
@@ -60,15 +62,16 @@ def work_of(output, *, flat=False, image=IMAGE, apply=network, **options):
   return block_predict.Work(**{**usual, **options})
 
 
-def plan_of(tile, block, shape=SHAPE, **options):
+def plan_of(tile, block, shape=SHAPE, overlap=0.3, **options):
   tile = (*(1,) * (3 - len(tile)), *tile)
-  layout = tiling.lay_out(shape, tile, overlap=0.3, blend='gaussian')
+  layout = tiling.lay_out(shape, tile, overlap=overlap, blend='gaussian')
   return block_plan.make_plan(layout, voxel_bytes=1, memory=1, chunk=4, block=block, **options)
 
 
-def whole(tile, *, flat, image=IMAGE):
+def whole(tile, *, flat, image=IMAGE, overlap=0.3):
   """Probabilities of the whole image at once."""
-  layout = tiling.lay_out(image.shape[1 if flat else 0 : 3], tile, overlap=0.3, blend='gaussian')
+  shape = image.shape[1 if flat else 0 : 3]
+  layout = tiling.lay_out(shape, tile, overlap=overlap, blend='gaussian')
   options = {'batch_size': 4, 'num_classes': 2}
   if not flat:
     return tiling.predict_tiled(network, image, layout, **options)
@@ -106,6 +109,38 @@ def test_blocks_give_what_the_whole_image_gives(tile, block):
   assert count == len(plan) == len(done)
   assert (output.writes == 1).all()
   assert_equal(output, whole(tile, flat=flat))
+
+
+def _any_blocks(data):
+  """Tiles, overlaps, blocks and boxes of any kind."""
+  flat = data.draw(st.booleans())
+  sides = st.integers(2, 40)
+  tile = data.draw(st.tuples(*[sides] * (2 if flat else 3)))
+  block = data.draw(st.tuples(st.integers(1, 8), st.integers(4, 36), st.integers(4, 40)))
+  overlap = data.draw(st.sampled_from([0.0, 0.1, 0.25, 0.5]))
+  roi = []
+  for size in SHAPE:
+    start = data.draw(st.integers(0, size - 1))
+    roi.append(slice(start, data.draw(st.integers(start + 1, size))))
+  roi = tuple(roi)
+  plan = plan_of(tile, block, overlap=overlap, roi=roi)
+  output = Output(plan.shape)
+  predict(plan, work_of(output, flat=flat))
+  assert (output.writes == 1).all()
+  assert_equal(output, whole(tile, flat=flat, overlap=overlap)[roi])
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.data())
+def test_whatever_the_blocks_are_they_give_what_the_whole_image_gives(data):
+  _any_blocks(data)
+
+
+@pytest.mark.long
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_whatever_many_blocks_are_they_give_what_the_whole_image_gives(data):
+  _any_blocks(data)
 
 
 def test_a_box_gives_that_part_of_the_whole():

@@ -28,7 +28,7 @@ PLACES = {
   'blocks': (predict.Predictor, 'apply', 12),  # of about 9 for each of three blocks
   'postprocess': (grid.Grid, 'box', 1),
   'prepare': (builder.SectionsBuilder, '_generator', 0),
-  'fuse': (fuse, '_foreground', 1),
+  'fuse': (fuse, 'fused', 0),
   'export': (stablehlo, 'export_function', 0),
   'check': (doctor, '_judge', 0),
   'report': (html, 'write_report', 0),
@@ -121,7 +121,8 @@ def test_a_signal_ends_a_mode_with_a_line_and_leaves_nothing_half_written(
     assert code == ENDED[number]
     assert last == {signal.SIGINT: 'Interrupted.', signal.SIGTERM: 'Terminated.'}[number]
   left = {p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob('*')}
-  assert left == {'train': {'out'}, 'blocks': {'.out.zarr.partial'}}.get(mode, set())
+  kept = {'blocks': '.out.zarr.partial', 'postprocess': '.out.tif.partial', 'train': 'out'}
+  assert left == ({kept[mode]} if mode in kept else set())
   assert {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()} == before
   if mode in ('train', 'blocks'):  # gone on with
     assert support.run_main(*arguments) == 0

@@ -1,11 +1,15 @@
 """launch/kubernetes.yaml: valid for the schema of Kubernetes, and what the package understands."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import conftest
 import pytest
 import support
+from process_support import TINY
 
 from emseg_jax import main, processes
 
@@ -44,6 +48,36 @@ def test_every_pod_knows_its_place(job):
   # The name of a pod is JOB-INDEX.SERVICE.
   assert job['metadata']['name'] == 'emseg'
   assert spec['template']['spec']['subdomain'] == 'emseg'
+
+
+def test_the_command_of_the_pods_trains_one_network_here(job, tmp_path):
+  """With their variables; only the host of the coordinator is another one, and what is trained."""
+  (container,) = job['spec']['template']['spec']['containers']
+  with socket.socket() as found:
+    found.bind(('127.0.0.1', 0))
+    port = found.getsockname()[1]
+  variables = {entry['name']: entry.get('value') for entry in container['env']}
+  variables['EMSEG_COORDINATOR'] = f'127.0.0.1:{port}'
+  command = [sys.executable if part == 'python' else part for part in container['command']]
+  flags = *TINY, '--config.train.steps=3', '--config.train.batch_size=4', support.COMMON[0]
+  environment = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count=1 {conftest.COMPILE_FLAGS}',
+    'PYTHONPATH': str(support.ROOT),
+  }
+  pods = [
+    subprocess.Popen(
+      [*command, *flags, f'--workdir={tmp_path}'],
+      env=environment | variables | {'EMSEG_PROCESS_ID': str(index)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for index in range(job['spec']['completions'])
+  ]
+  outputs = [pod.communicate(timeout=300)[0] for pod in pods]
+  assert [pod.returncode for pod in pods] == [0] * 4, '\n'.join(outputs)
+  assert (tmp_path / 'evaluation' / 'validation.json').exists()
 
 
 def test_wrong_input_fails_the_job(job):

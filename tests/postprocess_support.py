@@ -11,6 +11,7 @@ from scipy import ndimage
 from emseg_jax.config.postprocess import Postprocess
 from emseg_jax.postprocess.grid import Grid, window
 from emseg_jax.postprocess.steps import Steps
+from emseg_jax.postprocess.work import Work
 
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 7), st.integers(1, 8))
 blocks = st.tuples(st.integers(2, 4), st.integers(2, 5), st.integers(3, 6))
@@ -29,11 +30,10 @@ def in_blocks(array, block, do, *, dimensions=3, voxel_size=None, **options):
   with tempfile.TemporaryDirectory() as folder:
     steps = Steps(
       Postprocess(**options),
-      Grid(array.shape, block),
+      Work(Grid(array.shape, block), Path(folder)),
       read,
       voxel_size=voxel_size,
       dimensions=dimensions,
-      folder=Path(folder),
     )
     result, more = do(steps)
     # Again in blocks that are not those of the computation.

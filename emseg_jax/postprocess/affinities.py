@@ -24,10 +24,11 @@ from emseg_jax.data.volume import VoxelSize
 from emseg_jax.errors import ConfigError
 from emseg_jax.postprocess import components, flood
 from emseg_jax.postprocess.components import Components
-from emseg_jax.postprocess.grid import Grid, Place, Read, Scratch, window
+from emseg_jax.postprocess.grid import Box, Grid, Place, Read, window
 from emseg_jax.postprocess.links import Links, Offset, nearest
 from emseg_jax.postprocess.relief import HIGHEST, STEPS
 from emseg_jax.postprocess.steps import border, smallest
+from emseg_jax.postprocess.work import Work, nothing
 
 __all__ = [
   'check_options',
@@ -83,26 +84,24 @@ def map_paths(source: str | Path, maps: Mapping[Offset, str]) -> dict[Offset, st
 
 def instances(
   options: Postprocess,
-  grid: Grid,
+  work: Work,
   links: Links,
   *,
   voxel_size: VoxelSize | None,
   dimensions: int,
-  folder: Path,
 ) -> tuple[Read, int]:
   """The ids of instances, and how many there are.
 
   Args:
     options: the section of the configuration.
-    grid: the blocks.
+    work: the blocks, and what is done.
     links: between voxels.
     voxel_size: (z, y, x) in nm; None: unknown.
     dimensions: 2: each section by itself.
-    folder: where intermediate results are stored; exists.
 
   Raises:
     ConfigError: as `check_options`, or the smallest volume needs a voxel size.
-    Interrupted: `grid.should_stop` said so.
+    Gone, Interrupted: as `Work.tasks`.
   """
   check_options(options)
   if options.min_volume is not None and voxel_size is None:
@@ -112,36 +111,38 @@ def instances(
   if dimensions == 2:
     links = links.within_sections()
   threshold = THRESHOLD if options.threshold is None else options.threshold
-  edges = border(grid.shape, dimensions)
-  objects = _find(grid, links, threshold, folder / 'objects', edges)
+  edges = border(work.grid.shape, dimensions)
+  objects = _find(work, links, threshold, 'objects', edges)
   objects = objects.keep(objects.sizes >= smallest(options, voxel_size, dimensions))
   if options.instances == 'components':
     return objects.ids, len(objects)
-  cut, path = options.marker_threshold, folder / 'markers'
-  markers = _find(grid, links, cut, path, edges, marked=objects.mask)
+  markers = _find(work, links, options.marker_threshold, 'markers', edges, marked=objects.mask)
   markers = markers.keep(markers.marked & (markers.sizes >= options.marker_voxels))
   LOGGER.debug('%d markers', len(markers))
-  heights = Scratch(folder / 'relief', grid.shape, 'u2', tuple(min(b, 64) for b in grid.block))
-  for start, stop in grid.boxes():
-    heights.write(start, _relief(links, objects.mask(start, stop), start, stop))
-  joined = components.structure(1, dimensions)
-  labels = flood.watershed(grid, heights, markers, joined, folder)
+  heights = work.scratch('relief', 'u2')
+
+  def raise_block(box: Box) -> np.ndarray:
+    heights.write(box[0], _relief(links, objects.mask(*box), *box))
+    return nothing()
+
+  work.blocks('relief', raise_block)
+  labels = flood.watershed(work, heights, markers, components.structure(1, dimensions))
   return labels.read, len(markers)
 
 
 def _find(
-  grid: Grid,
+  work: Work,
   links: Links,
   threshold: float,
-  path: Path,
+  name: str,
   edges: tuple[int, ...],
   marked: Read | None = None,
 ) -> Components:
   return components.assemble(
-    grid,
-    lambda start, stop: links.label(start, stop, threshold),
-    lambda ids: links.touching(grid, ids, threshold),
-    path,
+    work,
+    lambda box: links.label(*box, threshold),
+    lambda box, ids: links.touching(box, work.grid, ids, threshold),
+    name,
     border=edges,
     marked=marked,
   )
@@ -179,15 +180,14 @@ def segment(
   z, y, x = voxel_size or (None,) * 3
   size = (1.0 if dimensions == 2 else z, y, x)
   maps = {offset: _reader(array) for offset, array in affinities.items()}
-  links, grid = Links(maps, first.shape, first.dtype), Grid(first.shape, first.shape)
+  links = Links(maps, first.shape, first.dtype)
   with tempfile.TemporaryDirectory() as folder:
     read, _ = instances(
       options,
-      grid,
+      Work(Grid(first.shape, first.shape), Path(folder)),
       links,
       voxel_size=None if None in size else size,
       dimensions=dimensions,
-      folder=Path(folder),
     )
     return read((0, 0, 0), first.shape).astype(np.uint32)
 

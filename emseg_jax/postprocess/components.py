@@ -1,22 +1,53 @@
 """Connected components of a volume that is only ever seen block by block.
 
-Each block is labelled by itself, with numbers that no other block uses (provisional ids). Then the
-faces between blocks tell which of these belong together, and sizes and other facts about them are
-added up. What remains is one number per provisional id, so that memory is that of a block and of
-the components; the result is that of the whole volume.
+Each block is labelled by itself. Adding to its numbers how many there are in the blocks before
+gives each component of a block a number of its own (provisional ids). Then the faces between blocks
+tell which of these belong together, and sizes and other facts about them are added up. What remains
+is one number per provisional id, so that memory is that of a block and of the components; the
+result is that of the whole volume.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from emseg_jax.postprocess import stitch
 from emseg_jax.postprocess.grid import Box, Grid, Place, Read, Scratch
+from emseg_jax.postprocess.work import Work
 
 __all__ = ['Components', 'assemble', 'find', 'structure']
+
+
+@dataclasses.dataclass(frozen=True)
+class Provisional:
+  """Attributes:
+  store: uint32, what each block's components were numbered, from 1; 0 outside the mask.
+  grid: the blocks.
+  before: [blocks] int64, how many components there are in the blocks before each.
+  """
+
+  store: Scratch
+  grid: Grid
+  before: np.ndarray
+
+  def read(self, start: Place, stop: Place) -> np.ndarray:
+    """Provisional ids in a box, int64; 0 outside the mask."""
+    ids = self.store.read(start, stop).astype(np.int64)
+    touched = [
+      range(a // b, -(-z // b)) for a, z, b in zip(start, stop, self.grid.block, strict=True)
+    ]
+    for place in itertools.product(*touched):
+      part = ids[
+        tuple(
+          slice(max(i * b - a, 0), (i + 1) * b - a)
+          for i, a, b in zip(place, start, self.grid.block, strict=True)
+        )
+      ]
+      part[part > 0] += self.before[np.ravel_multi_index(place, self.grid.counts)]
+    return ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +55,14 @@ class Components:
   """The components of a mask, 1 to n by their first voxels (along x first, z last).
 
   Attributes:
-    store: provisional ids, 0 outside the mask.
+    provisional: what each voxel belongs to, as far as its block knows.
     table: [provisional ids + 1] int64: which component each belongs to; 0: none.
     sizes: [n + 1] int64, voxels; sizes[0] = 0, and so on below.
     at_border: [n + 1] bool, whether a component touches the border of the volume.
     marked: [n + 1] bool, whether it holds a marked voxel.
   """
 
-  store: Scratch
+  provisional: Provisional
   table: np.ndarray
   sizes: np.ndarray
   at_border: np.ndarray
@@ -46,15 +77,15 @@ class Components:
     numbers = np.where(kept, np.cumsum(kept), 0)
     kept[0] = True  # stays the entry of the background
     facts = (fact[kept] for fact in (self.sizes, self.at_border, self.marked))
-    return Components(self.store, numbers[self.table], *facts)
+    return Components(self.provisional, numbers[self.table], *facts)
 
   def ids(self, start: Place, stop: Place) -> np.ndarray:
     """Components in a box, int64."""
-    return self.table[self.store.read(start, stop)]
+    return self.table[self.provisional.read(start, stop)]
 
   def mask(self, start: Place, stop: Place) -> np.ndarray:
     """Whether there is a component, bool."""
-    return (self.table > 0)[self.store.read(start, stop)]
+    return (self.table > 0)[self.provisional.read(start, stop)]
 
 
 def structure(connectivity: int, dimensions: int) -> np.ndarray:
@@ -71,10 +102,10 @@ def structure(connectivity: int, dimensions: int) -> np.ndarray:
 
 
 def find(
-  grid: Grid,
+  work: Work,
   read: Read,
   joined: np.ndarray,
-  path: Path,
+  name: str,
   *,
   border: Sequence[int] = (),
   marked: Read | None = None,
@@ -82,31 +113,31 @@ def find(
   """Finds the connected components of a mask.
 
   Args:
-    grid: the blocks.
+    work: the blocks, and what is done.
     read: the mask, bool.
     joined: from `structure`.
-    path: where the provisional ids are stored; does not exist yet.
+    name: of these components, for the files that say what is done.
     border: axes at whose ends the volume has a border.
     marked: voxels whose components get `marked`, bool; None: none do.
 
   Raises:
-    Interrupted: `grid.should_stop` said so.
+    Gone, Interrupted: as `Work.tasks`.
   """
 
-  def label(start: Place, stop: Place) -> tuple[np.ndarray, int]:
-    return ndimage.label(read(start, stop), joined)
+  def label(box: Box) -> tuple[np.ndarray, int]:
+    return ndimage.label(read(*box), joined)
 
-  def touching(ids: Read) -> Iterable[np.ndarray]:
-    return stitch.touching(grid, ids, joined)
+  def touching(box: Box, ids: Read) -> np.ndarray:
+    return stitch.touching(box, work.grid, ids, joined)
 
-  return assemble(grid, label, touching, path, border=border, marked=marked)
+  return assemble(work, label, touching, name, border=border, marked=marked)
 
 
 def assemble(
-  grid: Grid,
-  label: Callable[[Place, Place], tuple[np.ndarray, int]],
-  touching: Callable[[Read], Iterable[np.ndarray]],
-  path: Path,
+  work: Work,
+  label: Callable[[Box], tuple[np.ndarray, int]],
+  touching: Callable[[Box, Read], np.ndarray],
+  name: str,
   *,
   border: Sequence[int] = (),
   marked: Read | None = None,
@@ -114,27 +145,31 @@ def assemble(
   """Puts the components of blocks together.
 
   Args:
-    grid: the blocks.
-    label: (start, stop) -> components of that box by itself, 1 to n and 0 for background, and n.
-    touching: of the provisional ids, the pairs [n, 2] across blocks that belong together.
-    path, border, marked: as in `find`.
+    label: components of a block by itself, 1 to n and 0 for background, and n.
+    touching: of a block and the provisional ids, the pairs [n, 2] across its far faces that belong
+      together.
+    work, name, border, marked: as in `find`.
 
   Raises:
-    Interrupted: `grid.should_stop` said so.
+    Gone, Interrupted: as `Work.tasks`.
   """
-  dtype = 'u4' if np.prod(grid.shape, dtype=np.int64) < 2**32 else 'u8'
-  store = Scratch(path, grid.shape, dtype, tuple(min(b, 64) for b in grid.block))
-  facts, total = [np.zeros((4, 0), np.int64)], 0
-  for start, stop in grid.boxes():
-    local, count = label(start, stop)
-    if count:
-      store.write(start, np.where(local > 0, local.astype(dtype) + total, 0).astype(dtype))
-      seeds = local[marked(start, stop)] if marked is not None else np.zeros(0, np.int64)
-      facts.append(_facts(local, count, (start, stop), grid.shape, border, seeds))
-      total += count
+  grid, store = work.grid, work.scratch(name, 'u4')
+
+  def label_block(box: Box) -> np.ndarray:
+    local, count = label(box)
+    if not count:
+      return np.zeros((4, 0), np.int64)
+    store.write(box[0], local.astype('u4'))
+    seeds = local[marked(*box)] if marked is not None else np.zeros(0, np.int64)
+    return _facts(local, count, box, grid.shape, border, seeds)
+
+  facts = work.blocks(name, label_block)
+  counts = [fact.shape[1] for fact in facts]
+  ids = Provisional(store, grid, np.cumsum([0, *counts[:-1]]))
+  pairs = work.blocks(f'{name}-faces', lambda box: touching(box, ids.read))
+  owner = stitch.merge(sum(counts), pairs)
   sizes, first, at_border, seeded = np.concatenate(facts, axis=1)
-  owner = stitch.merge(total, touching(store.read))
-  return _number(store, owner, sizes, first, at_border > 0, seeded > 0)
+  return _number(ids, owner, sizes, first, at_border > 0, seeded > 0)
 
 
 def _facts(
@@ -160,7 +195,7 @@ def _facts(
 
 
 def _number(
-  store: Scratch,
+  provisional: Provisional,
   owner: np.ndarray,
   sizes: np.ndarray,
   first: np.ndarray,
@@ -179,4 +214,4 @@ def _number(
   border, seeded = np.zeros((2, count + 1), bool)
   border[table[1:][at_border]] = True
   seeded[table[1:][marked]] = True
-  return Components(store, table, total, border, seeded)
+  return Components(provisional, table, total, border, seeded)

@@ -15,18 +15,22 @@ C(u), and of these, the smallest label. Every step raises the cost, so costs and
 where no two heights are equal, they are those of Meyer's flooding. What no marker reaches stays 0.
 
 Blocks start from the costs of the voxels around them, and are computed again until none of these
-changes any more. That ends at the one solution, whatever the blocks.
+changes any more. That ends at the one solution, whatever the blocks and their order. Which blocks
+are to be computed again is written down before a block changes, so that a flood may be interrupted
+at any moment: a block that was written in part is computed again.
 """
 
 import heapq
 import itertools
 import logging
-from pathlib import Path
+import math
 
 import numpy as np
 
 from emseg_jax.postprocess.components import Components
-from emseg_jax.postprocess.grid import Grid, Place, Scratch, grown
+from emseg_jax.postprocess.grid import Box, Grid, Place, Scratch, grown
+from emseg_jax.postprocess.journal import Journal, records
+from emseg_jax.postprocess.work import Work, nothing
 
 __all__ = ['flood_block', 'watershed']
 
@@ -35,47 +39,74 @@ NEVER = np.iinfo(np.int64).max
 BITS = 32  # of the steps; the level stands above them
 
 
-def watershed(
-  grid: Grid, relief: Scratch, markers: Components, joined: np.ndarray, folder: Path
-) -> Scratch:
+def watershed(work: Work, relief: Scratch, markers: Components, joined: np.ndarray) -> Scratch:
   """Extends markers to all of the mask that they reach.
 
+  Neighbouring blocks depend on each other, so one process floods all of them; others wait for it,
+  and go on if it dies.
+
   Args:
-    grid: the blocks.
+    work: the blocks, and what is done.
     relief: uint16, see `relief`; markers lie where it is 1.
     markers: numbered from 1.
     joined: [3, 3, 3] bool, the neighbours that water flows to.
-    folder: where the costs and labels are stored.
 
   Returns:
     Labels uint32, the numbers of the markers.
 
   Raises:
-    Interrupted: `grid.should_stop` said so.
+    Gone, Interrupted: as `Work.tasks`.
   """
-  chunk = tuple(min(b, 64) for b in grid.block)
-  costs = Scratch(folder / 'costs', grid.shape, 'i8', chunk)
-  labels = Scratch(folder / 'labels', grid.shape, 'u4', chunk)
-  for start, stop in grid.boxes():
-    ids = markers.ids(start, stop)
-    labels.write(start, ids.astype('u4'))
-    costs.write(start, np.where(ids > 0, 0, NEVER))
-  due, sweep = set(grid.places()), 0
-  while due:
-    if len(due) > 1:
-      LOGGER.info('Watershed, sweep %d: %d blocks', sweep + 1, len(due))
-    # There and back again, so that water crosses many blocks in one sweep.
-    for place in sorted(due, reverse=sweep % 2 == 1):
-      due.discard(place)
-      due |= _update(grid, place, relief, costs, labels, joined)
-    sweep += 1
+  costs, labels = work.scratch('costs', 'i8'), work.scratch('labels', 'u4')
+
+  def mark(box: Box) -> np.ndarray:
+    ids = markers.ids(*box)
+    labels.write(box[0], ids.astype('u4'))
+    costs.write(box[0], np.where(ids > 0, 0, NEVER))
+    return nothing()
+
+  work.blocks('marks', mark)
+
+  def flood(task: int) -> np.ndarray:
+    del task  # there is but one
+    _flood(work, relief, costs, labels, joined)
+    return nothing()
+
+  work.tasks('flood', 1, flood)
   return labels
 
 
+def _flood(
+  work: Work, relief: Scratch, costs: Scratch, labels: Scratch, joined: np.ndarray
+) -> None:
+  grid, path = work.grid, work.folder / 'flooded'
+  with Journal.locked(path) as journal:  # free: this task has a lock of its own
+    due = set(range(math.prod(grid.counts)))
+    for number, changed in records(path):
+      due = due | set(changed.ravel().tolist()) if changed.size else due - {number}
+    sweep = 0
+    while due:
+      if len(due) > 1:
+        LOGGER.info('Watershed, sweep %d: %d blocks', sweep + 1, len(due))
+      # There and back again, so that water crosses many blocks in one sweep.
+      for number in sorted(due, reverse=sweep % 2 == 1):
+        due.discard(number)
+        due |= _update(grid, number, relief, costs, labels, joined, journal)
+        journal.add(number, nothing())
+      sweep += 1
+
+
 def _update(
-  grid: Grid, place: Place, relief: Scratch, costs: Scratch, labels: Scratch, joined: np.ndarray
-) -> set[Place]:
+  grid: Grid,
+  number: int,
+  relief: Scratch,
+  costs: Scratch,
+  labels: Scratch,
+  joined: np.ndarray,
+  journal: Journal,
+) -> set[int]:
   """Floods a block, and returns the neighbours for which that changed something."""
+  place = grid.place(number)
   box = start, stop = grid.box(place)
   heights = relief.read(start, stop)
   if not heights.any():
@@ -93,15 +124,23 @@ def _update(
   changed = (new_cost != old_cost) | (new_label != old_label)
   if not changed.any():
     return set()
+  neighbours = _touched(grid, place, changed)
+  if neighbours:
+    journal.add(number, np.array([sorted(neighbours)]), sync=True)
   costs.write(start, new_cost)
   labels.write(start, new_label)
+  return neighbours
+
+
+def _touched(grid: Grid, place: Place, changed: np.ndarray) -> set[int]:
+  """Numbers of the blocks beside the voxels that changed, bool, of a block."""
   side = {-1: slice(None, 1), 0: slice(None), 1: slice(-1, None)}
   neighbours = set()
   for step in itertools.product((-1, 0, 1), repeat=3):
     other = tuple(i + d for i, d in zip(place, step, strict=True))
     there = all(0 <= i < n for i, n in zip(other, grid.counts, strict=True))
     if any(step) and there and changed[tuple(side[d] for d in step)].any():
-      neighbours.add(other)
+      neighbours.add(int(np.ravel_multi_index(other, grid.counts)))
   return neighbours
 
 

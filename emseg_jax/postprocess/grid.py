@@ -42,17 +42,25 @@ class Grid:
     """Which block along each axis, for all blocks, along x first."""
     return itertools.product(*(range(n) for n in self.counts))
 
+  def place(self, number: int) -> Place:
+    """That of a block, if they are numbered along x first."""
+    return tuple(int(i) for i in np.unravel_index(number, self.counts))
+
   def box(self, place: Place) -> Box:
     """The box of the block with this number along each axis.
 
     Raises:
       Interrupted: `should_stop` said so.
     """
-    if self.should_stop is not None and self.should_stop():
-      raise Interrupted('stopped between two blocks; nothing was written, start the command again')
+    self.check_to_stop()
     start = tuple(i * b for i, b in zip(place, self.block, strict=True))
     stop = tuple(min(a + b, n) for a, b, n in zip(start, self.block, self.shape, strict=True))
     return start, stop
+
+  def check_to_stop(self) -> None:
+    """Raises `Interrupted` if `should_stop` says so."""
+    if self.should_stop is not None and self.should_stop():
+      raise Interrupted('stopped between two blocks; start the same command again')
 
   def boxes(self) -> Iterator[Box]:
     """All blocks, along x first.
@@ -64,7 +72,10 @@ class Grid:
 
 
 class Scratch:
-  """A Zarr array that is there for the time of a computation; what is not written is 0."""
+  """A Zarr array that is there for the time of a computation; what is not written is 0.
+
+  One that is there already, of an earlier start or another process, is gone on with.
+  """
 
   def __init__(self, path: Path, shape: Place, dtype: np.dtype | str, chunk: Place) -> None:
     import tensorstore
@@ -77,7 +88,7 @@ class Scratch:
       'fill_value': 0,
     }
     store = {'driver': 'file', 'path': str(path)}
-    spec = {'driver': 'zarr', 'kvstore': store, 'metadata': metadata, 'create': True}
+    spec = {'driver': 'zarr', 'kvstore': store, 'metadata': metadata, 'create': True, 'open': True}
     self._array = tensorstore.open(spec).result()
     self.dtype = np.dtype(dtype)
 

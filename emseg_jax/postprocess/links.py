@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from emseg_jax.postprocess import relief, stitch
-from emseg_jax.postprocess.grid import Grid, Place, Read
+from emseg_jax.postprocess.grid import Box, Grid, Place, Read
 
 __all__ = ['Links', 'nearest']
 
@@ -114,16 +114,16 @@ class Links:
     number = np.where(there, np.cumsum(there), 0)
     return number[label], int(there.sum())
 
-  def touching(self, grid: Grid, ids: Read, threshold: float) -> Iterator[np.ndarray]:
-    """Pairs of ids [n, 2] of different blocks that a link above the threshold joins."""
-    for start, stop in grid.boxes():
-      for axis in range(3):
-        if stop[axis] < grid.shape[axis]:
-          near, far, behind = list(start), list(start), list(stop)
-          near[axis], far[axis], behind[axis] = stop[axis] - 1, stop[axis], stop[axis] + 1
-          joined = self.strong(axis, tuple(near), stop, threshold)
-          both = ids(tuple(near), stop)[joined], ids(tuple(far), tuple(behind))[joined]
-          yield np.unique(np.stack(both, axis=1).astype(np.int64), axis=0)
+  def touching(self, box: Box, grid: Grid, ids: Read, threshold: float) -> np.ndarray:
+    """Pairs of ids [n, 2] that a link above the threshold joins across the far faces of a block."""
+    (start, stop), found = box, [np.zeros((0, 2), np.int64)]
+    for axis in (a for a in range(3) if stop[a] < grid.shape[a]):
+      near, far, behind = list(start), list(start), list(stop)
+      near[axis], far[axis], behind[axis] = stop[axis] - 1, stop[axis], stop[axis] + 1
+      joined = self.strong(axis, tuple(near), stop, threshold)
+      both = ids(tuple(near), stop)[joined], ids(tuple(far), tuple(behind))[joined]
+      found.append(np.unique(np.stack(both, axis=1).astype(np.int64), axis=0))
+    return np.concatenate(found)
 
 
 def _changes(a: np.ndarray, b: np.ndarray) -> np.ndarray:

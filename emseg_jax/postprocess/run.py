@@ -5,28 +5,28 @@ Instances get a table beside it.
 
 import dataclasses
 import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from emseg_jax.config.postprocess import Postprocess
-from emseg_jax.data import array_writers, recognise, volumes, writers
-from emseg_jax.data.volume import Volume, VoxelSize, number, stem
+from emseg_jax.data import array_writers, identity, volumes
+from emseg_jax.data.volume import Volume, VoxelSize
 from emseg_jax.errors import ConfigError, DataError, OutputError
+from emseg_jax.manifest import Manifest
 from emseg_jax.postprocess import affinities
 from emseg_jax.postprocess.grid import Grid, Place, Read, Scratch
 from emseg_jax.postprocess.links import Links, Offset
+from emseg_jax.postprocess.output import Output
 from emseg_jax.postprocess.steps import Steps, border
-from emseg_jax.postprocess.table import Statistics
+from emseg_jax.postprocess.work import Gone, Work, nothing
 
 __all__ = ['Result', 'check_output', 'postprocess']
 
 LOGGER = logging.getLogger(__name__)
-LAYER = 16  # sections that are held at once, for files that are written section by section
 NO_SIZE = (None, None, None)
 
 
@@ -59,6 +59,9 @@ def postprocess(
   watershed, see `flood`). A mask is uint8, 0 and 1. Instances are uint32, 1 to n by the first voxel
   of each (along x first, z last), or of its marker, and get the table `OUTPUT.csv`.
 
+  What was interrupted is gone on with by the same call. The same call at the same time, by any
+  number of processes that share a file system, divides the blocks among them.
+
   Args:
     source: what `volumes.open_volume` reads: labels, or probabilities scaled to the full range of
       their integer type, or floats from 0 to 1. Images of a folder must be of one size.
@@ -72,72 +75,80 @@ def postprocess(
   Raises:
     ConfigError: a step needs a voxel size that is unknown, or is not for affinities.
     DataError: the source cannot be read or is no volume.
-    Interrupted: `should_stop` said so; nothing is left behind.
-    OutputError: the output cannot be written, or cannot hold instances.
+    Interrupted: `should_stop` said so; what is done is kept.
+    OutputError: the output cannot be written, or cannot hold instances, or an unfinished one is of
+      another input or of other options.
   """
   opened = _open({None: source} if maps is None else maps, options)
   volume = next(iter(opened.values()))
-  shape = _shape(volume)
+  target = Output(volume, output, numbered=options.instances != 'none')
   dimensions = _dimensions(volume, maps, options)
-  voxel_size = _voxel_size(volume, dimensions, options)
-  form = _Form(volume)
-  numbered = options.instances != 'none'
-  dtype = np.dtype('u4' if numbered else 'u1')
-  target, writer = writers.target_of(form, output)
-  writers.check_target(form, target, writer)
-  writers.check_type(form, target, writer, dtype)
+  known = {'voxel_size': _voxel_size(volume, dimensions, options), 'dimensions': dimensions}
+  record = {
+    'input': [identity.describe(v) for v in opened.values()],
+    'content': [identity.digest(v) for v in opened.values()],
+    **{f'postprocess.{k}': v for k, v in options.model_dump(mode='json').items()},
+  }
+  if (found := target.completed(record)) is not None:
+    LOGGER.info('%s: is complete, 0 blocks to process', target.path)
+    return Result(target.path, target.table, found['instances'])
+  target.check()
+  shape = _shape(volume)
   grid = Grid(shape, _block(shape, options.block), should_stop)
   try:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as name:
-      folder = Path(name)
-      known = {'voxel_size': voxel_size, 'dimensions': dimensions, 'folder': folder}
-      result, count = _compute(opened, options, grid, **known)
-      if count > np.iinfo(dtype).max:
-        raise DataError(f'{source}: has {count} instances, more than {dtype}; set min_voxels')
-      statistics = Statistics(count, shape, border(shape, dimensions)) if numbered else None
-      made = _write(form, output, folder, grid, result, dtype, statistics)
-      table = _publish(made, target, statistics, volume.voxel_size_zyx)
+    return _process(opened, options, grid, target, record, **known)
+  except Gone:
+    return _of_others(target, record)
   except OSError as error:
-    raise OutputError(f'{target}: cannot be written: {error.strerror or error}') from error
-  LOGGER.info('%s: %s', target, f'{count} instances' if numbered else 'mask')
-  return Result(target, table, count if numbered else None)
+    raise OutputError(f'{target.path}: cannot be written: {error.strerror or error}') from error
+
+
+def _process(
+  opened: Mapping[Offset | None, Volume],
+  options: Postprocess,
+  grid: Grid,
+  target: Output,
+  record: Mapping[str, Any],
+  **known: Any,
+) -> Result:
+  Manifest(target.folder, record)
+  if target.completed(record) is not None:  # by another process, in this very moment
+    return _of_others(target, record)
+  work = Work(grid, target.folder)
+  read, count = _compute(opened, options, work, **known)
+  if count > np.iinfo(target.dtype).max:
+    shutil.rmtree(target.folder, ignore_errors=True)  # it would be so again
+    raise DataError(
+      f'{target.path}: would have {count} instances, more than {target.dtype} holds; set '
+      'postprocess.min_voxels'
+    )
+  target.write(work, read, count, border(grid.shape, known['dimensions']), record)
+  LOGGER.info('%s: %s', target.path, 'mask' if target.table is None else f'{count} instances')
+  return Result(target.path, target.table, None if target.table is None else count)
 
 
 def check_output(volume: Volume, output: str | Path) -> Path:
-  """Where instances of a volume go, if they may be written there.
+  """Where instances of a volume go, if the format can hold them.
 
   Args:
     volume: what they are in.
     output: as in `postprocess`.
 
   Raises:
-    OutputError: they may not, or the format cannot hold them.
+    OutputError: it cannot.
   """
-  form = _Form(volume)
-  target, writer = writers.target_of(form, output)
-  writers.check_type(form, target, writer, np.dtype('u4'))
-  return target
+  target = Output(volume, output, numbered=True)
+  target.check_type()
+  return target.path
 
 
-class _Form(Volume):
-  """What a result is like: one volume, in the input's format if that is one for volumes."""
-
-  def __init__(self, volume: Volume) -> None:
-    image = volume.kind in ('image', 'folder', 'stack', 'memory')
-    self.path, self.kind = volume.path, 'memory' if image else volume.kind
-    self.files = () if image else volume.files
-    self.axes, self.dtype, self.channels = 'ZYX', volume.dtype, 1
-    self.voxel_size_zyx = volume.voxel_size_zyx
-    self.names = number(stem(volume.path), len(volume))
-    self._size = volume.section_shape(0)
-
-  def section_shape(self, index: int) -> tuple[int, int]:
-    del index
-    return self._size
-
-  def _read(self, index: int) -> np.ndarray:
-    raise NotImplementedError(f'{self.path}: section {index} is not there yet')
+def _of_others(target: Output, record: Mapping[str, Any]) -> Result:
+  """What another process completed while this one worked at it, too."""
+  found = target.completed(record)
+  if found is None:
+    raise OutputError(f'{target.folder}: was removed while it was needed; start again')
+  LOGGER.info('%s: was completed by another process', target.path)
+  return Result(target.path, target.table, found['instances'])
 
 
 def _dimensions(
@@ -152,17 +163,17 @@ def _dimensions(
 
 
 def _compute(
-  opened: Mapping[Offset | None, Volume], options: Postprocess, grid: Grid, **known: Any
+  opened: Mapping[Offset | None, Volume], options: Postprocess, work: Work, **known: Any
 ) -> tuple[Read, int]:
   """The result, and how many instances there are, 0 of a mask."""
   reads = {
-    key: v.box if v.cheap_boxes else _copy(v, grid, known['folder'] / f'input{number}')
+    key: v.box if v.cheap_boxes else _copy(v, work, f'input{number}')
     for number, (key, v) in enumerate(opened.items())
   }
   if None not in opened:
-    links = Links(reads, grid.shape, next(iter(opened.values())).dtype)
-    return affinities.instances(options, grid, links, **known)
-  steps = Steps(options, grid, reads[None], **known)
+    links = Links(reads, work.grid.shape, next(iter(opened.values())).dtype)
+    return affinities.instances(options, work, links, **known)
+  steps = Steps(options, work, reads[None], **known)
   return steps.instances() if options.instances != 'none' else (steps.clean()[0], 0)
 
 
@@ -217,78 +228,16 @@ def _block(shape: Place, block: tuple[int, ...]) -> Place:
   return tuple(min(n, -(-b // chunk) * chunk) for n, b in zip(shape, full, strict=True))
 
 
-def _copy(volume: Volume, grid: Grid, path: Path) -> Read:
+def _copy(volume: Volume, work: Work, name: str) -> Read:
   """Sections are decoded once, not again for each block."""
-  _, height, width = grid.block
-  store = Scratch(path, grid.shape, volume.dtype, (1, height, width))
-  for (z, _, _), _ in Grid(grid.shape, (1, *grid.shape[1:]), grid.should_stop).boxes():
+  work.check_there()
+  _, height, width = work.grid.block
+  store = Scratch(work.folder / name, work.grid.shape, volume.dtype, (1, height, width))
+
+  def copy(z: int) -> np.ndarray:
+    work.grid.check_to_stop()
     store.write((z, 0, 0), volume.section(z)[None])
+    return nothing()
+
+  work.tasks(name, len(volume), copy)
   return store.read
-
-
-def _write(
-  form: Volume,
-  output: str | Path,
-  folder: Path,
-  grid: Grid,
-  read: Read,
-  dtype: np.dtype,
-  statistics: Statistics | None,
-) -> Path:
-  """Writes the result into the folder, as it will be, and adds up the table on the way."""
-  target, writer = writers.target_of(form, output)
-  dataset = recognise.split_dataset(os.fspath(output))[1]
-  if writer not in writers.STORES:
-    made = folder / 'result' / target.name
-    boxes = _boxes(Grid(grid.shape, (LAYER, *grid.block[1:]), grid.should_stop), read, dtype)
-    named = made if dataset is None else f'{made}:{dataset}'
-    return writers.write_like(form, named, _sections(_counted(boxes, statistics), grid.shape))
-  made = folder / 'result'
-  size = form.voxel_size_zyx or NO_SIZE
-  about = array_writers.About(size, form.offset_zyx, dataset, box=grid.block)
-  array = array_writers.WRITERS[writer](made, grid.shape, dtype, about)
-  for start, box in _counted(_boxes(grid, read, dtype), statistics):
-    array.put_box(start, box)
-  return made
-
-
-def _publish(
-  made: Path, target: Path, statistics: Statistics | None, voxel_size: VoxelSize | None
-) -> Path | None:
-  """Puts the finished result where it belongs, after its table: where the one is, both are."""
-  table = None
-  if statistics is not None:
-    table = target.with_name(f'{target.name}.csv')
-    temporary = made.with_name(table.name)
-    statistics.write(temporary, voxel_size)
-    os.replace(temporary, table)
-  if target.is_dir():
-    target.rmdir()  # empty, as checked
-  os.replace(made, target)
-  return table
-
-
-def _boxes(grid: Grid, read: Read, dtype: np.dtype) -> Iterator[tuple[Place, np.ndarray]]:
-  for start, stop in grid.boxes():
-    yield start, read(start, stop).astype(dtype)
-
-
-def _counted(
-  boxes: Iterator[tuple[Place, np.ndarray]], statistics: Statistics | None
-) -> Iterator[tuple[Place, np.ndarray]]:
-  for start, box in boxes:
-    if statistics is not None:
-      statistics.add(start, box)
-    yield start, box
-
-
-def _sections(boxes: Iterator[tuple[Place, np.ndarray]], shape: Place) -> Iterator[np.ndarray]:
-  """Section by section, from boxes in order, along x first."""
-  layer = None
-  for (_, y, x), box in boxes:
-    if layer is None:
-      layer = np.empty((len(box), *shape[1:]), box.dtype)
-    layer[:, y : y + box.shape[1], x : x + box.shape[2]] = box
-    if y + box.shape[1] == shape[1] and x + box.shape[2] == shape[2]:
-      yield from layer
-      layer = None

@@ -5,7 +5,6 @@ before its voxels are asked for.
 """
 
 import logging
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +12,8 @@ from emseg_jax.config.postprocess import Postprocess
 from emseg_jax.data.volume import VoxelSize
 from emseg_jax.postprocess import components, flood, relief
 from emseg_jax.postprocess.components import Components
-from emseg_jax.postprocess.grid import Grid, Place, Read, Scratch
+from emseg_jax.postprocess.grid import Box, Place, Read
+from emseg_jax.postprocess.work import Work, nothing
 
 __all__ = ['Steps', 'border', 'smallest']
 
@@ -25,27 +25,25 @@ class Steps:
 
   Args:
     options: the configuration.
-    grid: the blocks.
+    work: the blocks, and what is done.
     read: the input, labels or probabilities.
     voxel_size: (z, y, x) in nm; None: unknown.
     dimensions: 2: each section by itself.
-    folder: where intermediate results are stored; exists.
   """
 
   def __init__(
     self,
     options: Postprocess,
-    grid: Grid,
+    work: Work,
     read: Read,
     *,
     voxel_size: VoxelSize | None,
     dimensions: int,
-    folder: Path,
   ) -> None:
-    self._options, self._grid, self._read = options, grid, read
-    self._voxel_size, self._dimensions, self._folder = voxel_size, dimensions, folder
+    self._options, self._work, self._read = options, work, read
+    self._voxel_size, self._dimensions = voxel_size, dimensions
     self._joined = components.structure(options.connectivity, dimensions)
-    self.border = border(grid.shape, dimensions)
+    self.border = border(work.grid.shape, dimensions)
 
   def clean(self) -> tuple[Read, Components | None]:
     """The mask after hysteresis, hole filling and removal of small objects.
@@ -54,7 +52,7 @@ class Steps:
       The mask, and its components where they are known anyway.
 
     Raises:
-      Interrupted: `grid.should_stop` said so.
+      Gone, Interrupted: as `Work.tasks`.
     """
     options = self._options
     mask, objects = self._foreground, None
@@ -77,25 +75,27 @@ class Steps:
     """The ids of instances, and how many there are: components, or the watershed of markers.
 
     Raises:
-      Interrupted: `grid.should_stop` said so.
+      Gone, Interrupted: as `Work.tasks`.
     """
     mask, objects = self.clean()
     if self._options.instances == 'components':
       objects = objects or self._find(mask, 'instances')
       return objects.ids, len(objects)
-    heights = Scratch(self._folder / 'relief', self._grid.shape, 'u2', self._chunk())
-    compute = self._relief(mask)
-    for start, stop in self._grid.boxes():
-      heights.write(start, compute(start, stop))
+    heights, compute = self._work.scratch('relief', 'u2'), self._relief(mask)
+
+    def raise_block(box: Box) -> np.ndarray:
+      heights.write(box[0], compute(*box))
+      return nothing()
+
+    self._work.blocks('relief', raise_block)
     markers = self._find(lambda start, stop: heights.read(start, stop) == 1, 'markers')
     markers = markers.keep(markers.sizes >= self._options.marker_voxels)
     LOGGER.info('%d markers', len(markers))
-    labels = flood.watershed(self._grid, heights, markers, self._joined, self._folder)
+    labels = flood.watershed(self._work, heights, markers, self._joined)
     return labels.read, len(markers)
 
   def _find(self, mask: Read, name: str, *, marked: Read | None = None) -> Components:
-    path = self._folder / name
-    return components.find(self._grid, mask, self._joined, path, border=self.border, marked=marked)
+    return components.find(self._work, mask, self._joined, name, border=self.border, marked=marked)
 
   def _foreground(self, start: Place, stop: Place) -> np.ndarray:
     if self._options.threshold is not None:
@@ -114,10 +114,10 @@ class Steps:
     """With the background that is enclosed, as scipy's `binary_fill_holes`: across faces only."""
     faces = components.structure(1, self._dimensions)
     outside = components.find(
-      self._grid,
+      self._work,
       lambda start, stop: ~mask(start, stop),
       faces,
-      self._folder / 'holes',
+      'holes',
       border=self.border,
     )
     holes = ~outside.at_border
@@ -126,22 +126,19 @@ class Steps:
     LOGGER.info('%d holes are filled', int(holes[1:].sum()))
     holes[0] = True  # the foreground
     table = holes[outside.table]
-    return lambda start, stop: table[outside.store.read(start, stop)]
+    return lambda start, stop: table[outside.provisional.read(start, stop)]
 
   def _relief(self, mask: Read) -> Read:
     options = self._options
     if options.marker_threshold is not None:
       return relief.from_probability(self._read, mask, options.marker_threshold)
     return relief.from_distance(
-      self._grid,
+      self._work.grid,
       mask,
       options.marker_distance,
       self._voxel_size or (1.0, 1.0, 1.0),
       dimensions=self._dimensions,
     )
-
-  def _chunk(self) -> Place:
-    return tuple(min(b, 64) for b in self._grid.block)
 
 
 def border(shape: Place, dimensions: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """What belongs together across the faces of blocks."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from scipy import sparse
@@ -11,24 +11,24 @@ from emseg_jax.postprocess.grid import Box, Grid, Read
 __all__ = ['merge', 'touching']
 
 
-def touching(grid: Grid, read: Read, joined: np.ndarray) -> Iterator[np.ndarray]:
-  """Pairs of ids of different blocks that touch each other.
+def touching(box: Box, grid: Grid, read: Read, joined: np.ndarray) -> np.ndarray:
+  """Pairs of ids that touch each other across the far faces of a block.
 
   Args:
-    grid: the blocks.
+    box: the block.
+    grid: all blocks.
     read: ids, 0 is background.
     joined: [3, 3, 3] bool, which neighbours a voxel is joined to.
 
-  Yields:
-    [pairs, 2] per face of a block with the next one, without repetitions.
-
-  Raises:
-    Interrupted: `grid.should_stop` said so.
+  Returns:
+    [pairs, 2] int64, few of them repeated.
   """
-  for box in grid.boxes():
-    for axis in range(3):
-      if joined.take(2, axis).any() and box[1][axis] < grid.shape[axis]:
-        yield _across(box, axis, grid, read, joined)
+  found = [
+    _across(box, axis, grid, read, joined)
+    for axis in range(3)
+    if joined.take(2, axis).any() and box[1][axis] < grid.shape[axis]
+  ]
+  return np.concatenate([np.zeros((0, 2), np.int64), *found])
 
 
 def _across(box: Box, axis: int, grid: Grid, read: Read, joined: np.ndarray) -> np.ndarray:

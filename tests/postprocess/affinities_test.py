@@ -20,6 +20,7 @@ from emseg_jax.config.postprocess import Postprocess
 from emseg_jax.postprocess import affinities
 from emseg_jax.postprocess.grid import Grid, window
 from emseg_jax.postprocess.links import Links
+from emseg_jax.postprocess.work import Work
 
 FORWARD = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 # Some from both sides, some from one, and a long one that does not count.
@@ -41,11 +42,10 @@ def in_blocks(maps, block, **options):
   with tempfile.TemporaryDirectory() as folder:
     read, count = affinities.instances(
       Postprocess(**options),
-      Grid(first.shape, block),
+      Work(Grid(first.shape, block), Path(folder)),
       Links(reads, first.shape, first.dtype),
       voxel_size=None,
       dimensions=len(next(iter(maps))),
-      folder=Path(folder),
     )
     return read((0, 0, 0), first.shape), count
 

@@ -4,18 +4,18 @@ import csv
 
 import numpy as np
 import pytest
+import skimage.measure
 from hypothesis import given, settings
 from postprocess_support import blocks, shapes
-from skimage import measure
 
 from emseg_jax.postprocess.grid import Grid, window
-from emseg_jax.postprocess.table import Statistics
+from emseg_jax.postprocess.table import Statistics, measure
 
 
 def gather(ids, block, border=(0, 1, 2)):
   statistics = Statistics(int(ids.max()), ids.shape, border)
   for start, stop in Grid(ids.shape, block).boxes():
-    statistics.add(start, ids[window(start, stop)])
+    statistics.add(measure(start, ids[window(start, stop)]))
   return statistics
 
 
@@ -29,9 +29,9 @@ def rows_of(statistics, path, voxel_size):
 @given(shapes, blocks)
 def test_statistics_are_those_of_regionprops(shape, block):
   rng = np.random.default_rng(sum(shape))
-  ids = measure.label(rng.integers(0, 2, shape), connectivity=1).astype(np.uint32)
+  ids = skimage.measure.label(rng.integers(0, 2, shape), connectivity=1).astype(np.uint32)
   found = gather(ids, block)
-  for region in measure.regionprops(ids):
+  for region in skimage.measure.regionprops(ids):
     row = region.label - 1
     assert found.voxels[row] == region.num_pixels
     np.testing.assert_allclose(found.centroid[row], region.centroid)
@@ -66,7 +66,7 @@ def test_without_a_voxel_size_it_is_in_voxels(tmp_path, size):
 def test_large_volumes_are_as_exact_as_integers(tmp_path):
   statistics = Statistics(1, (10**6,) * 3, (0, 1, 2))
   for z in (0, 999_999):
-    statistics.add((z, 123_456, 999_998), np.ones((1, 1, 2), np.uint32))
+    statistics.add(measure((z, 123_456, 999_998), np.ones((1, 1, 2), np.uint32)))
   row = rows_of(statistics, tmp_path / 'a.csv', (1.0, 1.0, 1.0))[0]
   assert row['centroid_z_nm'] == '499999.5'
   assert row['centroid_x_nm'] == '999998.5'

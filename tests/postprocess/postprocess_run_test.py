@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from emseg_jax.config.postprocess import Postprocess
 from emseg_jax.data import volumes, writers
-from emseg_jax.errors import ConfigError, DataError, Interrupted, OutputError
+from emseg_jax.errors import ConfigError, DataError, OutputError
 from emseg_jax.postprocess import postprocess
 
 SIZE = (30.0, 5.0, 4.0)
@@ -40,7 +40,7 @@ def test_instances_in_every_format_that_holds_them(tmp_path, source, name):
   result = postprocess(source, tmp_path / 'sub' / name, HALF)
   file = name.partition(':')[0]
   assert result.path == tmp_path / 'sub' / file
-  assert names(result.path.parent) == [file, f'{file}.csv']
+  assert names(result.path.parent) == [file, f'{file}.csv', f'{file}.json']
   volume = volumes.open_volume(tmp_path / 'sub' / name, palette='index')
   assert volume.dtype == np.uint32
   np.testing.assert_array_equal(volume[:], IDS)
@@ -57,7 +57,7 @@ def test_a_clean_mask(tmp_path, source, extension):
   options = Postprocess(threshold=0.5, min_voxels=5, instances='none')
   result = postprocess(source, tmp_path / f'mask{extension}', options)
   assert (result.table, result.count) == (None, None)
-  assert names(tmp_path) == [f'mask{extension}']
+  assert names(tmp_path) == [f'mask{extension}', f'mask{extension}.json']
   expected = PROBABILITIES > 127
   expected[30] = False  # 4 voxels
   np.testing.assert_array_equal(volumes.open_volume(result.path, palette='index')[:], expected)
@@ -98,19 +98,10 @@ def test_a_single_image(tmp_path, folder):
   assert np.bincount(ids.ravel())[1:].tolist() == [60, 1]
 
 
-@pytest.mark.parametrize('name', ['out.zarr', 'out.tif'])
-@pytest.mark.parametrize('after', [0, 1, 7, 30])
-def test_an_interruption_leaves_nothing_behind(tmp_path, source, name, after):
-  asked = iter(range(after))
-  with pytest.raises(Interrupted, match='stopped between two blocks'):
-    postprocess(source, tmp_path / name, HALF, should_stop=lambda: next(asked, None) is None)
-  assert names(tmp_path) == []
-
-
 def test_what_is_there_is_not_written_into(tmp_path, source):
   postprocess(source, tmp_path / 'out.zarr', HALF)
   with pytest.raises(OutputError, match=r'out\.zarr: is not empty'):
-    postprocess(source, tmp_path / 'out.zarr', HALF)
+    postprocess(source, tmp_path / 'out.zarr', Postprocess(threshold=0.4))
   with pytest.raises(OutputError, match='is the input'):
     postprocess(source, source, HALF)
 
