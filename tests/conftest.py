@@ -5,6 +5,7 @@ runs.
 import importlib.metadata
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 
@@ -36,6 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
   # A busy machine is no defect of what is tested.
   hypothesis.settings.register_profile('emseg', deadline=None)
   hypothesis.settings.load_profile('emseg')
+  # Shells start what runs in their background with Ctrl-C ignored, and the tests send it.
+  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   jax.config.update('jax_compilation_cache_dir', COMPILE_CACHE)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
