@@ -86,8 +86,9 @@ def batches_from(
 
 def reading(config: config_lib.Config, split: pairs.Split) -> config_lib.Data:
   """`data` with as many threads as are of use."""
-  threads = pipeline.useful_threads(split, region(config), config.data.threads)
-  return config.data.model_copy(update={'threads': threads})
+  data = config.data
+  threads = pipeline.useful_threads(split, region(config), data.threads, workers=data.workers)
+  return data.model_copy(update={'threads': threads})
 
 
 def fit_normalisation(config: config_lib.Config, split: pairs.Split) -> normalise.Normalisation:

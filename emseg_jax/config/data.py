@@ -202,7 +202,7 @@ class Data(Section):
   sampling: Sampling = Field(Sampling(), description='which places become training examples')
   proximity: Proximity = Field(Proximity(), description='target of centreline terms')
   threads: Annotated[int, Field(ge=0, le=256)] = Field(
-    4, description='reader threads; one where small patches are cut from images in memory'
+    4, description='reader threads; none where small patches are cut from images in memory'
   )
   workers: Annotated[int, Field(ge=0, le=256)] = Field(
     0, description='reader processes, each with `threads`; 0: threads of this process alone'

@@ -196,18 +196,21 @@ def _draw(
       entry = int(rng.integers(len(sampler)))
 
 
-def useful_threads(split: pairs.Split, region: Sequence[int], threads: int) -> int:
-  """How many of `threads` to read with: one, where they would only wait for each other.
+def useful_threads(
+  split: pairs.Split, region: Sequence[int], threads: int, *, workers: int = 0
+) -> int:
+  """How many of `threads` to read with: none, where they would only wait for each other.
 
   Nothing is decoded of images in memory, and where a region is small, most of the time goes to
-  Python, which runs in one thread at a time.
+  Python, which runs in one thread at a time: that of the training loop, while the device computes,
+  or one in each of the processes that read, if there are `workers`.
   """
   in_memory = all(
     volume is None or volume.kind == 'memory'
     for section in split.sections
     for volume in (section.image_volume, section.label_volume, section.mask_volume)
   )
-  return min(threads, 1) if in_memory and math.prod(region) < SMALL else threads
+  return min(threads, 1 if workers else 0) if in_memory and math.prod(region) < SMALL else threads
 
 
 def train_iterator(

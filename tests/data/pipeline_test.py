@@ -268,9 +268,10 @@ def test_planes_need_centrelines_of_volumes():
   dataset(**options, patch=(5, 5))  # without the target nothing is wrong
 
 
-def test_small_regions_of_images_in_memory_are_read_by_one_thread():
-  assert pipeline.useful_threads(SPLIT, (128, 128), 4) == 1
-  assert pipeline.useful_threads(SPLIT, (128, 128), 0) == 0
+def test_small_regions_of_images_in_memory_are_read_without_further_threads():
+  assert pipeline.useful_threads(SPLIT, (128, 128), 4) == 0
+  assert pipeline.useful_threads(SPLIT, (128, 128), 4, workers=1) == 1
+  assert pipeline.useful_threads(SPLIT, (128, 128), 0, workers=1) == 0
   assert pipeline.useful_threads(SPLIT, (64, 128, 128), 4) == 4  # 2^20 voxels to copy
 
 
