@@ -197,7 +197,10 @@ def plan(
   """What `predict` would do with a volume, and about how long it would take; writes nothing.
 
   Args:
-    config, folder, source, output: as of `predict`.
+    config: as of `predict`, like the others.
+    folder: work directory.
+    source: the volume.
+    output: where it would be written.
 
   Returns:
     'output', 'blocks', 'tiles', 'memory', 'time', each with a text.

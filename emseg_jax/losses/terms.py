@@ -97,7 +97,8 @@ def validate_terms(
     loss: the section of the configuration.
     num_logits: channels of the logits that the terms will see.
     axes: 2 for images, 3 for volumes.
-    multilabel, offsets: as in `total_loss`.
+    multilabel: as in `total_loss`.
+    offsets: likewise.
 
   Raises:
     ValueError: an unknown loss or option (names the nearest valid one), an impossible value, a
