@@ -31,7 +31,7 @@ SKIPPED = {
   r'^make test-slurm': 'needs root and a SLURM',
   r'^docker build': 'needs docker',
   r'--mode=view': 'runs until Ctrl-C; view_test does so',
-  r'^python tests/(monai|scaling)_benchmark': 'a measurement, minutes on a quiet machine',
+  r'^python tests/(monai_benchmark|scaling_benchmark|large_volume)': 'a measurement of minutes',
 }
 # Run by another test or by .ci/run: the file, and what stands in it.
 ELSEWHERE = {
