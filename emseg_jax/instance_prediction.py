@@ -61,25 +61,25 @@ def predict_instances(
       f'{source}: is resampled to data.voxel_size={config.data.voxel_size}, but offsets are in '
       'voxels; bring it to that size first'
     )
-  target = postprocess.check_output(job.given, output)
+  target = postprocess.Output(job.given, output, numbered=True)
+  target.check_type()
   record = _record(job.record, config.task.offset_names, config.postprocess.model_dump(mode='json'))
   maps = [path for _, path, _ in job.targets]
-  there = [target, *(maps if kept else ())]
-  record_path = target.with_name(f'{target.name}.json')
+  there = [target.path, *(maps if kept else ())]
+  record_path = target.path.with_name(f'{target.path.name}.json')
   if _is_complete(record_path, record) and all(path.exists() for path in there):
-    LOGGER.info('%s: is complete, 0 blocks to predict', target)
+    LOGGER.info('%s: is complete, 0 blocks to predict', target.path)
     return there
+  if not all(path.exists() for path in maps):
+    target.check()  # now, not after hours; with all maps, `postprocess` knows how far it was
   if not volume_prediction.predict_volume(
     predictor, source, named, part=part, should_stop=should_stop
   ):
     return []
-  near = affinities.nearest_of(dict(zip(config.task.offsets, maps, strict=True)))
+  where = str(target.path) if dataset is None else f'{target.path}:{dataset}'
+  found = dict(zip(config.task.offsets, maps, strict=True))
   result = postprocess.postprocess(
-    source,
-    target if dataset is None else f'{target}:{dataset}',
-    config.postprocess,
-    maps=near,
-    should_stop=should_stop,
+    source, where, config.postprocess, maps=affinities.nearest_of(found), should_stop=should_stop
   )
   config_io.write_text(record_path, json.dumps(record, indent=2) + '\n')
   shutil.rmtree(hidden, ignore_errors=True)

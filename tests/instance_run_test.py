@@ -99,6 +99,7 @@ def test_a_volume_becomes_numbered_objects_with_a_table(run, tmp_path, capsys):
 
 def test_maps_are_kept_and_made_into_objects_again_in_blocks(run, tmp_path):
   assert predict(run, tmp_path / 'a.zarr', '--config.predict.probabilities=uint8') == 0
+  assert predict(run, tmp_path / 'a.zarr', '--config.predict.probabilities=uint8') == 0
   whole = volumes.open_volume(tmp_path / 'a.zarr', palette='index')[:]
   maps = [volumes.open_volume(tmp_path / f'a_prob_{n}.zarr')[:] for n in ('y1', 'x1', 'y3', 'x-3')]
   by_hand = affinities.segment(
@@ -114,6 +115,26 @@ def test_maps_are_kept_and_made_into_objects_again_in_blocks(run, tmp_path):
   other = [*again[:2], f'--output={tmp_path}/c.zarr', '--config.postprocess.min_voxels=100000']
   assert support.run_main(f'--workdir={run}/run', *other) == 0
   assert not volumes.open_volume(tmp_path / 'c.zarr', palette='index')[:].any()
+
+
+def test_a_finished_store_is_complete(run, tmp_path, capsys):
+  assert predict(run, tmp_path / 'out.zarr') == 0
+  assert predict(run, tmp_path / 'out.zarr') == 0
+  assert 'is complete, 0 blocks to predict' in capsys.readouterr().err
+
+
+def test_a_folder_of_others_is_refused_before_anything_is_predicted(run, tmp_path, capfd):
+  theirs = tmp_path / 'out.zarr' / 'theirs'
+  theirs.parent.mkdir()
+  theirs.write_text('mine')
+  assert predict(run, tmp_path / 'out.zarr') == 2
+  assert (
+    'out.zarr: is not empty; remove it or choose another output folder' in capfd.readouterr().err
+  )
+  assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob('*'))] == [
+    'out.zarr',
+    'out.zarr/theirs',
+  ]
 
 
 def test_images_get_instances_one_by_one(run, tmp_path):

@@ -3,6 +3,7 @@
 Everything here gives what the same operation gives on the whole volume, whatever the blocks are.
 """
 
-from emseg_jax.postprocess.run import Result, check_output, postprocess
+from emseg_jax.postprocess.output import Output
+from emseg_jax.postprocess.run import Result, postprocess
 
-__all__ = ['Result', 'check_output', 'postprocess']
+__all__ = ['Output', 'Result', 'postprocess']

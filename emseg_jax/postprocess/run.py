@@ -24,7 +24,7 @@ from emseg_jax.postprocess.output import Output
 from emseg_jax.postprocess.steps import Steps, border
 from emseg_jax.postprocess.work import Gone, Work, nothing
 
-__all__ = ['Result', 'check_output', 'postprocess']
+__all__ = ['Result', 'postprocess']
 
 LOGGER = logging.getLogger(__name__)
 NO_SIZE = (None, None, None)
@@ -125,21 +125,6 @@ def _process(
   target.write(work, read, count, border(grid.shape, known['dimensions']), record)
   LOGGER.info('%s: %s', target.path, 'mask' if target.table is None else f'{count} instances')
   return Result(target.path, target.table, None if target.table is None else count)
-
-
-def check_output(volume: Volume, output: str | Path) -> Path:
-  """Where instances of a volume go, if the format can hold them.
-
-  Args:
-    volume: what they are in.
-    output: as in `postprocess`.
-
-  Raises:
-    OutputError: it cannot.
-  """
-  target = Output(volume, output, numbered=True)
-  target.check_type()
-  return target.path
 
 
 def _of_others(target: Output, record: Mapping[str, Any]) -> Result:
