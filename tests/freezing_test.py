@@ -1,11 +1,14 @@
 """What is frozen stays bit by bit, computes as in evaluation, and all else learns."""
 
+import re
+
 import bundle_support
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from process_support import finish, launch
 
 from emseg_jax import bundle as bundle_lib
 from emseg_jax import config_io, errors, experiment, freezing, optim, start_table, trainer
@@ -116,6 +119,34 @@ def test_frozen_arrays_stay_bit_by_bit_through_a_restart_and_the_others_learn(
   # A bias in front of a batch norm has no gradient; decay is on kernels.
   blind = {n for n in end if n.endswith('conv/bias')}
   assert end.keys() - set(frozen) - blind <= changed
+
+
+@pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.long)])
+def test_frozen_arrays_stay_where_the_state_is_split_over_devices(tmp_path, processes):
+  """Their large arrays are split like those that learn, on two devices of one process or of two."""
+  wide = {'name': 'unet', 'options': {'width': 1 / 8, 'norm': 'batch'}}
+  made = bundle_support.make_bundle(bundle_support.make_config(model=wide))
+  start = own.flat(bundle_lib.write_bundle(tmp_path / 'model', made).variables)
+  config = make_config(
+    tmp_path / 'model', 'model.options={"width":0.125,"norm":"batch"}', 'mesh.data=2',
+    'mesh.shard_state=true', 'train.steps=2', 'run.report=false',
+  )  # fmt: skip
+  if processes == 1:
+    train(config, tmp_path / 'run')
+  else:
+    file = tmp_path / 'config.json'
+    config_io.write_text(file, config_io.to_json(config))
+    code, output = finish(launch(tmp_path / 'run', base=[f'--config={file}'], count=processes))
+    assert code == 0, output
+  state = latest(config, tmp_path / 'run')
+  end = own.flat({'params': state.params, 'batch_stats': state.batch_stats})
+  split = {name for name, leaf in end.items() if not leaf.sharding.is_fully_replicated}
+  frozen = {name for name in end if re.match('(params|batch_stats)/(down|bridge/block1)', name)}
+  assert split & frozen  # what the test is about
+  assert split - frozen
+  for name in frozen:
+    np.testing.assert_array_equal(end[name], start[name], err_msg=name)
+  assert not [name for name in split - frozen if np.array_equal(end[name], start[name])]
 
 
 def test_the_optimiser_keeps_nothing_for_what_is_frozen(model):

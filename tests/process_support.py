@@ -22,14 +22,15 @@ TINY = (
 )
 
 
-def launch(workdir, *more, count=2, own=()):
+def launch(workdir, *more, count=2, own=(), base=TINY):
+  """Starts the launcher with flags of its `own`; `base` and `more` are those of the training."""
   environment = os.environ | {
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': f'--xla_force_host_platform_device_count=1 {conftest.COMPILE_FLAGS}',
     'PYTHONPATH': str(support.ROOT),
   }
   cache = f'--config.run.compile_cache={conftest.COMPILE_CACHE}'
-  flags = [*TINY, *more, f'--workdir={workdir}', cache]
+  flags = [*base, *more, f'--workdir={workdir}', cache]
   return subprocess.Popen(
     [sys.executable, str(LAUNCHER), f'--processes={count}', *own, '--', *flags],
     env=environment,

@@ -2,16 +2,13 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 
-import conftest
 import jax
 import numpy as np
 import pytest
 import support
 from jax.sharding import PartitionSpec
+from process_support import finish, launch
 
 from emseg_jax import config as config_lib
 from emseg_jax import config_io, experiment, main, sharding, train_step
@@ -188,18 +185,9 @@ def test_a_run_may_change_the_setting_and_is_evaluated_with_either(tmp_path):
 
 @pytest.mark.long
 def test_two_processes_hold_half_each_and_one_goes_on(tmp_path):
-  environment = os.environ | {
-    'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count=1 {conftest.COMPILE_FLAGS}',
-    'PYTHONPATH': str(support.ROOT),
-  }
-  launcher = str(support.ROOT / 'launch' / 'local.py')
   split = f'--workdir={tmp_path}', '--config.mesh.shard_state=true'
-  command = [sys.executable, launcher, '--processes=2', '--restarts=0', '--', *RUN, *split]
-  done = subprocess.run(
-    command, env=environment, capture_output=True, text=True, timeout=300, check=False
-  )
-  assert done.returncode == 0, done.stdout
+  code, output = finish(launch(tmp_path, split[1], base=RUN, own=['--restarts=0']))
+  assert code == 0, output
   assert _last(tmp_path, split=True)[1] == 2
   assert _main(*split, '--config.train.steps=3', '--extend') == 0
   assert _last(tmp_path, split=False)[1] == 3
