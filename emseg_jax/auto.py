@@ -254,7 +254,7 @@ def explain(config: Config) -> str:
   if unused:
     lines.append(f'Not used: {_shorten(unused)}.')
   lines.append(
-    f'Patches of {data.patch[0]} x {data.patch[1]} pixels, {config.train.steps} steps of '
+    f'Patches of {" x ".join(map(str, data.patch))} voxels, {config.train.steps} steps of '
     f'{config.model.name}. Any field can be changed: --config.SECTION.FIELD=VALUE. This, saved as '
     'FILE.json, is the configuration:'
   )

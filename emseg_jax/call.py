@@ -10,7 +10,7 @@ from emseg_jax import config_io
 from emseg_jax.config import Config
 from emseg_jax.interrupt import StopFlag
 
-__all__ = ['Call', 'configs_of_runs', 'explain_auto']
+__all__ = ['Call', 'configs_of_runs', 'explain_auto', 'is_auto']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,14 @@ def configs_of_runs(call: Call) -> list[Config]:
   return [config_io.apply_overrides(workdir.read_config(r), call.overrides) for r in call.runs]
 
 
+def is_auto(spec: str | None) -> bool:
+  """Whether --config=SPEC makes the configuration from a folder."""
+  return bool(spec) and spec.split(':')[0] in ('auto', 'configs/auto.py')
+
+
 def explain_auto(call: Call) -> str:
   """What was found in the folder, if the configuration was made from one; else nothing."""
-  if call.flags.config and call.flags.config.split(':')[0] in ('auto', 'configs/auto.py'):
+  if is_auto(call.flags.config):
     from emseg_jax import auto
 
     return auto.explain(call.config)

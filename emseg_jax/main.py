@@ -14,7 +14,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from emseg_jax import command_help, config_io, mode_help, modes
-from emseg_jax.call import Call
+from emseg_jax.call import Call, is_auto
 from emseg_jax.config import Config
 from emseg_jax.errors import ConfigError, EmsegError
 from emseg_jax.interrupt import Terminated, catch_signals, end_cleanly
@@ -132,6 +132,10 @@ def _load_config(values: flags.FlagValues, overrides: Sequence[str]) -> Config:
 
   if values.config:
     config = config_io.load(values.config)
+    if is_auto(values.config) and any(o.startswith('model.init_from=') for o in overrides):
+      from emseg_jax import fine_tune
+
+      config = fine_tune.take_over(config, overrides)
   elif values.workdir and (Path(values.workdir) / 'config.json').exists():
     config = workdir.read_config(Path(values.workdir))
   elif values.mode == 'predict' and (Path(values.workdir) / 'model.json').exists():

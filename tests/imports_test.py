@@ -81,6 +81,7 @@ ORDER = (
   'export',
   'check',
   'auto',
+  'fine_tune',
   'api',
   'command_help',
   'mode_help',
