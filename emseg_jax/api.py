@@ -105,7 +105,10 @@ def evaluate(
   predictor = loading.load_predictor(config, folder)
 
   def write(index: int, prediction: np.ndarray) -> None:
-    evaluation_lib.write_class_map(evaluation_lib.class_map_path(folder, split, index), prediction)
+    evaluation_lib.write_map(evaluation_lib.class_map_path(folder, split, index), prediction)
+
+  def write_objects(index: int, numbers: np.ndarray) -> None:
+    evaluation_lib.write_map(evaluation_lib.object_map_path(folder, split, index), numbers)
 
   result = instance_evaluation.evaluate_split(
     predictor,
@@ -114,6 +117,7 @@ def evaluate(
     # Several processes could not agree on a tile to stop at.
     should_stop=should_stop if processes.is_alone() else None,
     on_prediction=write if processes.is_first() else None,
+    on_instances=write_objects if processes.is_first() else None,
   )
   if not processes.is_first():
     return result

@@ -31,9 +31,10 @@ __all__ = [
   'evaluate_split',
   'flat_scores',
   'format_evaluation',
+  'object_map_path',
   'score_files',
-  'write_class_map',
   'write_evaluation',
+  'write_map',
 ]
 
 LARGE = 2**26  # pixels of a section whose probabilities are not held as a whole either
@@ -273,8 +274,13 @@ def class_map_path(workdir: Path, split: str, index: int) -> Path:
   return workdir / 'evaluation' / split / f'{index:05d}.png'
 
 
-def write_class_map(path: Path, prediction: np.ndarray) -> None:
-  """Writes a class map [Y, X] uint8 as a PNG of class indices.
+def object_map_path(workdir: Path, split: str, index: int) -> Path:
+  """The same for the instances that were made of it."""
+  return workdir / 'evaluation' / split / f'{index:05d}_objects.png'
+
+
+def write_map(path: Path, values: np.ndarray) -> None:
+  """Writes a class map [Y, X] uint8, or numbers of objects uint16, as a PNG of these values.
 
   Raises:
     OutputError: the file cannot be written.
@@ -284,7 +290,7 @@ def write_class_map(path: Path, prediction: np.ndarray) -> None:
   temporary = path.with_name(path.name + '.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(prediction).save(temporary, format='PNG')
+    Image.fromarray(values).save(temporary, format='PNG')
     os.replace(temporary, path)
   except OSError as error:
     raise OutputError(f'{path}: cannot be written: {error.strerror}') from error

@@ -39,6 +39,7 @@ def evaluate_split(
   details: bool = True,
   should_stop: Callable[[], bool] | None = None,
   on_prediction: Callable[[int, np.ndarray], None] | None = None,
+  on_instances: Callable[[int, np.ndarray], None] | None = None,
 ) -> Evaluation:
   """`evaluation.evaluate_split` for every kind of task; see there for what is common to all.
 
@@ -47,6 +48,8 @@ def evaluate_split(
     baselines: also score what needs no network.
     details: also make and score instances, with other thresholds as well; otherwise only where
       eval.best is a score of theirs.
+    on_instances: called with each section's index and the instances in it, uint16 [Y, X], where
+      they are made; they are numbered from 1 in each section.
   """
   config = predictor.config
   if not config.task.affinities:
@@ -75,7 +78,10 @@ def evaluate_split(
     voxel = split.sections[group[0]].image_volume.voxel_size_zyx
     made = functools.partial(segment, quantised(maps), voxel_size=voxel)
     image = np.stack([split.image(i) for i in group]) if baselines else None
-    counting.add(group, decided, ids, made, image)
+    objects = counting.add(group, decided, ids, made, image)
+    if on_instances is not None and objects is not None:
+      for index, section in zip(group, objects, strict=True):
+        on_instances(index, _numbered(section))
     if on_prediction is not None:
       for index, section in zip(group, affinities.interior(decided), strict=True):
         on_prediction(index, section)
@@ -149,13 +155,17 @@ class _Counting:
     ids: np.ndarray,
     make: Callable[[Postprocess], np.ndarray],
     image: np.ndarray | None = None,
-  ) -> None:
-    """Takes in the sections of a group: decided affinities, ids, how instances are made, image."""
+  ) -> np.ndarray | None:
+    """Takes in the sections of a group: decided affinities, ids, how instances are made, image.
+
+    Returns:
+      The instances, if they are made.
+    """
     found = [affinities.count_pairs(values, ids, offset) for offset, values in decided.items()]
     self._counts += list(np.stack(found, axis=1))
     self._sections += group
     if not self._segments:
-      return
+      return None
     truth, ignored = segmentation.parts(ids), labels_lib.ignored(ids)
     made = make(self._options)
     self._score('made', made, truth, ignored)
@@ -166,6 +176,7 @@ class _Counting:
       self._score('one object', np.ones_like(truth), truth, ignored)
       for name, components in segmentation.grey_parts(image):
         self._score(('grey', name), components, truth, ignored)
+    return made
 
   def _score(self, key: Any, made: np.ndarray, truth: np.ndarray, ignored: np.ndarray) -> None:
     row = segmentation.partition_scores(made, truth, ignored)
@@ -231,6 +242,14 @@ class _Counting:
       'one object': segmentation.mean_rows(self._rows['one object']),
       f'components of the grey image, {best}': grey[best],
     }
+
+
+def _numbered(section: np.ndarray) -> np.ndarray:
+  """Instances of a section from 1 on; numbers beyond uint16 start again, as pictures may."""
+  values, dense = np.unique(section, return_inverse=True)
+  numbers = np.cumsum(values != 0)
+  numbers = np.where(values != 0, (numbers - 1) % np.iinfo(np.uint16).max + 1, 0)
+  return numbers.astype(np.uint16)[dense.reshape(section.shape)]
 
 
 def _with_threshold(options: Postprocess, threshold: float) -> Postprocess:

@@ -8,7 +8,7 @@ import numpy as np
 
 from emseg_jax import config as config_lib
 from emseg_jax import evaluation, instance_evaluation
-from emseg_jax.data import pairs
+from emseg_jax.data import labels, pairs
 from emseg_jax.errors import DataError
 from emseg_jax.report.figures import Case
 
@@ -56,8 +56,12 @@ def _case(
     raise DataError(
       f'{path}: the class map of {image["name"]} is missing; run --mode=evaluate again'
     )
-  label = data.label(index)
+  label, objects = data.label(index), None
   if config.task.affinities:
+    made = evaluation.object_map_path(folder, split, index)
+    if made.is_file():  # not after an evaluation by an older version
+      ids = np.where(labels.ignored(label), 0, label)
+      objects = ids, np.asarray(Image.open(made)).astype(np.int64)
     label = instance_evaluation.label_map(label, config.task)
   return Case(
     name=image['name'],
@@ -67,4 +71,5 @@ def _case(
     label=label,
     weight=(label != pairs.IGNORED).astype(np.float32),
     prediction=np.asarray(Image.open(path)),
+    objects=objects,
   )

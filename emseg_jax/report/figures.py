@@ -47,6 +47,8 @@ class Case:
     label: [Y, X] class indices; any value where weight is 0.
     weight: [Y, X], 0 where a pixel is not scored.
     prediction: [Y, X] class indices.
+    objects: ids of the true and of the predicted objects, each [Y, X], which are drawn instead of
+      classes; None where the network segments no instances.
 
   Raises:
     DataError: the arrays differ in size.
@@ -59,6 +61,7 @@ class Case:
   label: np.ndarray
   weight: np.ndarray
   prediction: np.ndarray
+  objects: tuple[np.ndarray, np.ndarray] | None = None
 
   def __post_init__(self) -> None:
     shape = self.image.shape
@@ -69,6 +72,9 @@ class Case:
         raise DataError(
           f'{self.name}: {field} has shape {getattr(self, field).shape}, the image {shape[:2]}'
         )
+    if self.objects and any(ids.shape != shape[:2] for ids in self.objects):
+      shapes = [ids.shape for ids in self.objects]
+      raise DataError(f'{self.name}: objects have shapes {shapes}, the image {shape[:2]}')
 
 
 def most_common_class(cases: Sequence[Case], num_classes: int) -> int:

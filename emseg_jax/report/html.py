@@ -17,7 +17,7 @@ from typing import Any
 from emseg_jax import colours as colours_lib
 from emseg_jax.colours import PALETTE
 from emseg_jax.errors import DataError, OutputError
-from emseg_jax.report import curves, evaluation_view, figures, reading
+from emseg_jax.report import curves, evaluation_view, figures, objects, reading
 from emseg_jax.report.reading import Json
 
 __all__ = ['write_report']
@@ -159,6 +159,7 @@ def _cases(
   common = figures.most_common_class(cases, len(classes))
   return {
     'common': common,
+    'objects': any(case.objects for case in cases),
     'colours': figures.ERROR_COLOURS,
     'groups': {
       title: [_layers(case, palette, common, longest) for case in group]
@@ -170,10 +171,14 @@ def _cases(
 
 def _layers(case: figures.Case, palette: Sequence[str], common: int, longest: int) -> Json:
   """One case: the grey image and the overlays that the page stacks on it, all of one size."""
+  label, prediction, plain = case.label, case.prediction, common
+  if case.objects:
+    label, prediction = map(objects.colour_numbers, case.objects)
+    palette, plain = ('#000000', *PALETTE), 0
   layers = {
     'image': figures.draw_image(case.image),
-    'label': figures.draw_labels(case.label, colours=palette, plain=common, weight=case.weight),
-    'prediction': figures.draw_labels(case.prediction, colours=palette, plain=common),
+    'label': figures.draw_labels(label, colours=palette, plain=plain, weight=case.weight),
+    'prediction': figures.draw_labels(prediction, colours=palette, plain=plain),
     'errors': figures.draw_errors(case.label, case.weight, case.prediction, common=common),
   }
   uris = {name: figures.png_uri(pixels, longest=longest) for name, pixels in layers.items()}
