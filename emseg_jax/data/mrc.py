@@ -129,7 +129,8 @@ def _voxel_size(header: Any) -> VoxelSize:
 
   def size(axis: str) -> float | None:
     count = int(header[f'm{axis}'])
+    length = float(header['cella'][axis])  # not numpy's, which warns of a damaged one
     # float32 holds 7 digits; without rounding, 4 nm would be 4.0000001.
-    return float(f'{header["cella"][axis] / count / 10:.7g}') if count > 0 else None
+    return float(f'{length / count / 10:.7g}') if count > 0 else None
 
   return size('z'), size('y'), size('x')

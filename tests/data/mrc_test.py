@@ -86,6 +86,13 @@ def test_the_order_of_axes_in_the_header_is_honoured(tmp_path):
     volumes.open_volume(path)
 
 
+@pytest.mark.filterwarnings('error')
+def test_a_damaged_voxel_size_is_unknown_without_a_warning_of_numpy(tmp_path):
+  path = write_mrc(tmp_path / 'a.mrc', values(3, 4, 5, dtype='i1'))
+  patch(path, 40, bytes.fromhex('0100a07f'))  # cella.x, a NaN whose arithmetic signals
+  assert volumes.open_volume(path).voxel_size_zyx == (*VOXEL_SIZE[:2], None)
+
+
 def test_voxel_size_is_nm_and_zero_is_unknown(tmp_path):
   array = values(2, 4, 5, dtype='i2')
   assert volumes.open_volume(
