@@ -8,7 +8,7 @@ is joined to all four that share a side with it.
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from emseg_jax.metrics import affinities, instances, segmentation
 from emseg_jax.postprocess.affinities import quantised, segment
 from emseg_jax.predict import Predictor
 
-__all__ = ['evaluate_split', 'format_evaluation', 'label_map', 'score_files']
+__all__ = ['better_threshold', 'evaluate_split', 'format_evaluation', 'label_map', 'score_files']
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # tried for components, or for markers
+CLEARLY = 0.02  # of adapted Rand error
 
 
 def evaluate_split(
@@ -223,8 +224,10 @@ class _Counting:
       return extras
     extras |= segmentation.segmentation_scores(self._rows['made'], self._matches)
     if self._tried:
+      option = f'postprocess.{_threshold_of(self._options)}'
       extras['by_threshold'] = [
-        {'threshold': t, **segmentation.mean_rows(self._rows[t])} for t in self._tried
+        {'threshold': t, 'option': option, **segmentation.mean_rows(self._rows[t])}
+        for t in self._tried
       ]
     if 'one object' in self._rows:
       extras['trivial'] = self._trivial_scores()
@@ -252,9 +255,14 @@ def _numbered(section: np.ndarray) -> np.ndarray:
   return numbers.astype(np.uint16)[dense.reshape(section.shape)]
 
 
+def _threshold_of(options: Postprocess) -> str:
+  """Which option decides where objects end: that of components, or of markers."""
+  return 'threshold' if options.instances == 'components' else 'marker_threshold'
+
+
 def _with_threshold(options: Postprocess, threshold: float) -> Postprocess:
   """The options with another threshold of components, or of markers."""
-  field = 'threshold' if options.instances == 'components' else 'marker_threshold'
+  field = _threshold_of(options)
   lowest = {'threshold': min(threshold, options.threshold or 0.5)} if field != 'threshold' else {}
   return Postprocess.model_validate({**dict(options), field: threshold, **lowest})
 
@@ -274,7 +282,24 @@ def format_evaluation(result: Evaluation) -> str:
     ]
     for row in extras.get('by_threshold', ()):
       lines.append(f'{"threshold " + format(row["threshold"], "g"):<{width}}  {_row(row)}')
+    if better := better_threshold(extras):
+      lines.append(
+        f'{better["option"]}={better["threshold"]:g} would have a Rand error of '
+        f'{better["error"]:.4f} on these images'
+      )
   return '\n'.join(lines)
+
+
+def better_threshold(extras: Mapping[str, Any]) -> dict[str, Any] | None:
+  """The row of the tried threshold that is clearly better than the configured one, if any is.
+
+  Args:
+    extras: of an evaluation.
+  """
+  rows = [row for row in extras.get('by_threshold', ()) if row['error'] is not None]
+  best = min(rows, key=lambda row: row['error'], default=None)
+  ours = extras.get('rand', {}).get('error')
+  return best if best and ours is not None and best['error'] < ours - CLEARLY else None
 
 
 def _row(row: dict[str, float | None]) -> str:

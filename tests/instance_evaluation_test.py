@@ -112,6 +112,12 @@ def test_the_threshold_of_the_configuration_decides(cells):
   assert result.extras['instances']['0.5']['tp'] == 0
   rows = {row['threshold']: row['error'] for row in result.extras['by_threshold']}
   assert rows[0.8] == 0 < rows[0.95]
+  said = instance_evaluation.format_evaluation(result)
+  assert 'postprocess.threshold=0.3 would have a Rand error of 0.0000 on these images' in said
+  assert instance_evaluation.better_threshold(result.extras)['threshold'] == 0.3
+  fitting = evaluate(config_of(folder, postprocess={'threshold': 0.8}), ids)
+  assert instance_evaluation.better_threshold(fitting.extras) is None
+  assert 'would have' not in instance_evaluation.format_evaluation(fitting)
 
 
 def test_scores_that_choose_the_checkpoint_are_known(tmp_path):

@@ -81,12 +81,16 @@ def _instances(extras: Json) -> Json | None:
   """Of a task of affinities: what was segmented, beside what needs no network, and each offset."""
   if 'affinities' not in extras:
     return None
+  # Here, because it starts jax, which the pages of --mode=check do without.
+  from emseg_jax.instance_evaluation import better_threshold
+
   keys = 'error', 'vi', 'vi_split', 'vi_merge'
   rows = {'This model': extras['rand'], **extras.get('trivial', {})} if 'rand' in extras else {}
   tried = [(row['threshold'], [row[k] for k in keys]) for row in extras.get('by_threshold', ())]
   return {
     'rows': [(name.capitalize(), [row[k] for k in keys]) for name, row in rows.items()],
     'tried': tried,
+    'better': better_threshold(extras),
     'found': [(iou, row) for iou, row in extras.get('instances', {}).items()],
     'offsets': list(extras['affinities']['per_class'].items()),
   }
