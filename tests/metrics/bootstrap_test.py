@@ -39,7 +39,7 @@ def test_intervals_approach_the_quantiles_of_all_resamples(name):
   # levels of the 256 equally likely resamples.
   for end, level in zip(found_interval(result, name), (0.1, 0.9), strict=True):
     low, high = np.quantile(every, [level - 0.01, level + 0.01])
-    assert low <= end <= high
+    assert low - 1e-12 <= end <= high + 1e-12  # sums of another order round otherwise
 
 
 @pytest.mark.parametrize('name', ['accuracy', 'miou', 'iou/c'])
