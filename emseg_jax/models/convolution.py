@@ -122,17 +122,46 @@ def _volume_on_cpu(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
   return y.reshape(depth, batch, *plane, features).swapaxes(0, 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve_volume(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-  """`_plain` in three dimensions and with stride 1, quick on CPUs too."""
-  cpu, default = (
-    functools.partial(f, dilation=dilation) for f in (_volume_on_cpu, _volume_default)
+def _volume_without_gradient_on_cpu(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+  """The same as a sum over the taps along z, which needs no copy of the input with all of them.
+
+  In a whole 3D U-Net that is up to 1.4 times as fast with two thirds of the memory. With its
+  gradient it gains nothing, and planes of (3, 1) or (1, 1) are too little work for a sum.
+  """
+  batch, depth, *plane, inputs = x.shape
+  taps, *size, _, features = kernel.shape
+  if math.prod(size) < 9:
+    return _volume_on_cpu(x, kernel, dilation)
+  start = _padding((taps,), dilation)[0][0]
+  x = x.swapaxes(0, 1)
+  y = sum(
+    convolve(
+      shift(x, 0, start - dilation * p).reshape(depth * batch, *plane, inputs),
+      kernel[p],
+      (1, 1),
+      dilation,
+      1,
+    )
+    for p in range(taps)
   )
+  return y.reshape(depth, batch, *plane, features).swapaxes(0, 1)
+
+
+def _volume_on_any(
+  cpu: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array, dilation: int
+) -> jax.Array:
+  cpu, default = (functools.partial(f, dilation=dilation) for f in (cpu, _volume_default))
   return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_volume(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+  """`_plain` in three dimensions and with stride 1, quick on CPUs too."""
+  return _volume_on_any(_volume_without_gradient_on_cpu, x, kernel, dilation)
+
+
 def _volume_fwd(x, kernel, dilation):
-  return _convolve_volume(x, kernel, dilation), (x, kernel)
+  return _volume_on_any(_volume_on_cpu, x, kernel, dilation), (x, kernel)
 
 
 def _volume_bwd(dilation, saved, grad):

@@ -47,7 +47,10 @@ def test_onnxruntime_and_jax_give_the_same_probabilities(name, monkeypatch):
   model = models.create_model(name, 2, **NETWORKS[name])
   least = 32 if len(model.divisor) == 2 else 8
   size = tuple(max(least, 2 * d) for d in model.divisor)
-  values = model_support.moved(model_support.variables(model, (1, *size, 1)))
+  # Not `variables`, which would keep them for the tests of the whole network.
+  values = model_support.moved(
+    model_support.start_values(model_support.shapes(model, (1, *size, 1)))
+  )
   if name in GROWING:
     values = jax.tree_util.tree_map_with_path(_halved_scale, values)
   infer = inference.make_inference(model, normalise.Normalisation('scale', 1, 0.0, 1.0, 'uint8'))
