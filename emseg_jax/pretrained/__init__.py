@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from emseg_jax.errors import ConfigError
+from emseg_jax.errors import ConfigError, DataError
 from emseg_jax.pretrained import files, matching, names, own
 from emseg_jax.pretrained.matching import Row, format_table
 
@@ -51,6 +51,7 @@ def load_pretrained(
   """
   if bundled := own.find(path):
     return own.match(variables, bundled)
+  _check_place(Path(path))  # before the network is found unfit for a file that is none
   encoder = _encoder(variables, prefix)
   shapes = {name: tuple(leaf.shape) for name, leaf in encoder.items()}
   arrays, rows = matching.match(files.read(path), shapes, file=str(path), prefix=prefix)
@@ -59,6 +60,19 @@ def load_pretrained(
     for collection, tree in variables.items()
   }
   return filled, rows + _fresh(variables, prefix)
+
+
+def _check_place(path: Path) -> None:
+  if path.is_dir():
+    raise DataError(
+      f'{path}: is a folder without {own.PARAMS}; name that of an exported model, which '
+      '--mode=export makes of a run, or one .safetensors or .h5 file'
+    )
+  if not path.exists():
+    raise DataError(
+      f'{path}: there is no such file; weights are the folder of an exported model, or one '
+      '.safetensors or .h5 file on disk'
+    )
 
 
 def trained_with(path: str | Path) -> str:

@@ -24,9 +24,18 @@ def _refused(error, message, variables, path, **kwargs):
 def test_a_missing_file_is_named(tmp_path):
   message = _refused(DataError, 'there is no such file', shapes('segnet'), tmp_path / 'no.h5')
   assert str(tmp_path / 'no.h5') in message
+  # Also where the network could not start from such a file.
+  _refused(DataError, 'the folder of an exported model', shapes('unet'), tmp_path / 'model')
+
+
+def test_a_run_in_place_of_an_exported_model_hears_how_to_make_one(tmp_path):
+  _refused(
+    DataError, 'is a folder without params.safetensors.*--mode=export', shapes('unet'), tmp_path
+  )
 
 
 def test_a_network_without_encoder_hears_which_networks_have_one(tmp_path):
+  (tmp_path / 'w').write_bytes(b'')
   message = _refused(ConfigError, "no encoder 'backbone'", shapes('unet'), tmp_path / 'w')
   assert all(name in message for name in pretrained.NETWORKS)
 
@@ -41,6 +50,7 @@ def test_the_networks_that_are_named_are_those_with_a_backbone():
 
 
 def test_a_module_that_is_no_encoder_is_refused(tmp_path):
+  (tmp_path / 'w').write_bytes(b'')
   message = "'head' of the network is no encoder known here: ResNet-50"
   _refused(ConfigError, message, shapes('pmcanet'), tmp_path / 'w', prefix='head')
 
