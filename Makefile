@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Without setuptools' advice on folders in whatever directory Python is started, which is not meant here.
+INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --editable
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-long test-slurm parity lint format docs clean
@@ -15,7 +17,7 @@ test: $(STAMP)
 
 # Against PyTorch, torchvision, timm and Keras, which the package itself does not need.
 parity: $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable ".[dev,parity,onnx]"
+	$(INSTALL) ".[dev,parity,onnx]"
 	$(BIN)/python -m pytest -m parity -n 2 --dist loadfile
 
 # launch/slurm.sbatch on a real SLURM: root, and apt-get install slurm-wlm munge.
@@ -37,12 +39,12 @@ $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'emseg_jax needs python 3.11 or newer; try make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(INSTALL) ".[dev]"
 	touch $@
 
 # The manual, in site/.
 docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(INSTALL) ".[docs]"
 	$(BIN)/mkdocs build --strict
 
 clean:

@@ -48,7 +48,7 @@ def test_an_object_has_one_colour_wherever_it_is_and_whatever_its_number():
 
 
 def test_more_neighbours_than_colours_are_drawn_all_the_same():
-  """Eleven objects side by side, each a pixel wide, around one: it has more than nine."""
+  """Twelve objects side by side, each a pixel wide, around one: it has more than nine."""
   ids = np.repeat(np.arange(2, 14)[None], 3, axis=0)
   ids = np.concatenate([np.ones((1, 12), np.int64), ids])
   found = objects.colour_numbers(ids)
